@@ -1,0 +1,231 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+// Package agent is the node agent: the data plane of all sandboxes of a node,
+// in the process of the driver plugin. It implements the driver's Runtime over
+// package sandbox, serves each session on its allocation's ports, and forwards
+// the ports of ordinary jobs.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/buntime/buntime/driver"
+	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/sandbox"
+	"github.com/buntime/buntime/driver/sandbox/cgroup"
+	"github.com/buntime/buntime/driver/sandbox/network"
+)
+
+const (
+	// hostCerts is where the host's certificates lie on Debian and its kin.
+	hostCerts = "/etc/ssl/certs/ca-certificates.crt"
+	// readyWorkspaces are kept made in advance: creation takes some 10 ms,
+	// and a few bridge the gap while the next is made.
+	readyWorkspaces = 4
+	// orphanGrace is how long after its start the plugin waits for Nomad to
+	// recover its tasks before it removes the sandboxes that none owns.
+	orphanGrace = time.Minute
+)
+
+// Agent implements driver.Runtime.
+type Agent struct {
+	config *driver.Config
+	log    hclog.Logger
+	node   *sandbox.Node
+
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup
+
+	mu        sync.Mutex
+	instances map[*instance]struct{}
+}
+
+// Open starts the node agent.
+func Open(ctx context.Context, config *driver.Config, log hclog.Logger) (driver.Runtime, error) {
+	certs := hostCerts
+	if _, err := os.Stat(certs); err != nil {
+		certs = ""
+	}
+	node, err := sandbox.Open(sandbox.Config{
+		StateDir: config.StateDir,
+		Rootfs:   config.Rootfs,
+		Init:     config.Init,
+		Bun:      config.Bun,
+		CertFile: certs,
+		Network: network.Config{
+			Pool: config.Network.Pool, Deny: append(network.DefaultDeny, config.Network.Deny...), Resolvers: config.Network.Resolvers,
+			Ready: readyWorkspaces,
+		},
+		ReadyWorkspaces: readyWorkspaces,
+		ReadySize:       config.Defaults.DiskMB << 20,
+	}, log)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	a := &Agent{config: config, log: log, node: node, cancel: cancel, instances: make(map[*instance]struct{})}
+	a.tasks.Go(func() { a.sweep(ctx) })
+	return a, nil
+}
+
+// sweep removes what no task owns, once Nomad had time to recover them.
+func (a *Agent) sweep(ctx context.Context) {
+	select {
+	case <-time.After(orphanGrace):
+	case <-ctx.Done():
+		return
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, orphanGrace, errors.New("the sweep took too long"))
+	defer cancel()
+	if err := a.node.Sweep(ctx); err != nil && ctx.Err() == nil {
+		a.log.Warn("could not remove all sandboxes that no task owns", "error", err)
+	}
+}
+
+// Close stops serving and leaves the sandboxes as they are.
+func (a *Agent) Close() error {
+	a.cancel()
+	a.tasks.Wait()
+	a.mu.Lock()
+	open := make([]*instance, 0, len(a.instances))
+	for i := range a.instances {
+		open = append(open, i)
+	}
+	a.mu.Unlock()
+	for _, i := range open {
+		i.let(errPluginStops)
+	}
+	return a.node.Close()
+}
+
+// errPluginStops ends what serves a sandbox, not the sandbox.
+var errPluginStops = errors.New("the driver plugin is stopping")
+
+// Start implements driver.Runtime.
+func (a *Agent) Start(ctx context.Context, task *driver.Task) (driver.Instance, error) {
+	box, err := a.node.Start(ctx, specOf(task))
+	if err != nil {
+		return nil, err
+	}
+	i := a.newInstance(task, box)
+	if err = i.open(ctx); err == nil && task.Session == nil {
+		err = i.startMain(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, i.Destroy(context.WithoutCancel(ctx)))
+	}
+	return i, nil
+}
+
+// Recover implements driver.Runtime.
+func (a *Agent) Recover(ctx context.Context, task *driver.Task, state []byte) (driver.Instance, error) {
+	st, err := sandbox.UnmarshalState(state)
+	if err != nil {
+		return nil, err
+	}
+	box, err := a.node.Recover(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	i := a.newInstance(task, box)
+	select {
+	case <-box.Done():
+		return i, nil
+	default:
+	}
+	if err = i.open(ctx); err == nil && i.session != nil {
+		err = i.session.recover(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, i.Destroy(context.WithoutCancel(ctx)))
+	}
+	return i, nil
+}
+
+// specOf says what sandbox a task wants.
+func specOf(task *driver.Task) sandbox.Spec {
+	spec := sandbox.Spec{
+		Task:     task.ID,
+		Hostname: "bun",
+		Scope:    cgroup.Scope{Path: task.Cgroup, Cpuset: task.CpusetCgroup},
+		Limits: cgroup.Limits{
+			Memory:    task.Limits.Memory,
+			CPUs:      task.Limits.CPUCores,
+			CPUShares: task.Limits.CPUShares,
+			Pids:      task.Limits.Pids,
+		},
+		Disk:   task.Limits.Disk,
+		Files:  task.Limits.Files,
+		Env:    task.Env,
+		Policy: network.Policy{Mode: network.ModeInternet},
+		Netns:  task.Netns,
+	}
+	if task.Cgroup == "" {
+		spec.Scope = cgroup.OwnScope(task.AllocID + "." + task.Name)
+	}
+	if task.Session != nil {
+		spec.Hostname = hostLabel(task.Session.ID)
+		return spec
+	}
+	spec.Dirs = map[string]string{}
+	for target, dir := range map[string]string{"/local": task.LocalDir, "/secrets": task.SecretsDir, "/alloc": task.AllocDir} {
+		if dir != "" {
+			spec.Dirs[target] = dir
+		}
+	}
+	return spec
+}
+
+// newSession makes a session on a sandbox and serves it.
+func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox, end func()) (*Session, error) {
+	if len(a.config.NodeSecret) == 0 {
+		return nil, errors.New("the plugin's configuration has no node_secret, so no front-end can be told from anybody else; set it as in the front-end's")
+	}
+	root, err := box.Workspace().Root()
+	if err != nil {
+		return nil, fmt.Errorf("open workspace: %w", err)
+	}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	f := &files{root: root, uid: workspaceOwner}
+	s := &Session{
+		SessionConfig: SessionConfig{
+			ID: task.Session.ID, Epoch: task.Session.Epoch, Alloc: task.AllocID, Expires: task.Session.ExpiresAt,
+			API: task.API, Preview: task.Preview, MemoryLimit: task.Limits.Memory,
+		},
+		log: a.log.With("session", task.Session.ID), box: box, guest: guestHost{box}, files: f,
+		journal: &history{files: f, known: -1}, limit: answerLimit,
+		ctx: ctx, cancel: cancel,
+		executions: make(map[string]*execution), busy: make(map[string]int), lastActive: time.Now(),
+	}
+	s.runners = &runners{session: s, want: readyRunners}
+	if err := s.serve(s.API, s.api(claim.Token(a.config.NodeSecret, s.ID))); err != nil {
+		s.close(err)
+		return nil, err
+	}
+	if err := s.serve(s.Preview, s.preview()); err != nil {
+		s.close(err)
+		return nil, err
+	}
+	if !s.Expires.IsZero() {
+		s.expiry = time.AfterFunc(time.Until(s.Expires), end)
+	}
+	s.goDo(s.tidy)
+	return s, nil
+}
+
+const (
+	// answerLimit is how much of each stream an answer holds (api.md).
+	answerLimit = 1 << 20
+	// readyRunners wait in each session.
+	readyRunners = 2
+	// workspaceOwner owns, on disk, what is the session's.
+	workspaceOwner = 1000
+)

@@ -1,0 +1,83 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+)
+
+// Error is an answer that is no success, in the shape that clients see: the
+// front-end passes it on as it is.
+type Error struct {
+	// Status is the HTTP status.
+	Status int `json:"-"`
+	// Code is one of the API's error codes.
+	Code string `json:"code"`
+	// Message says what was being done to what, and what the reader can do.
+	Message string `json:"message"`
+	// Details has "field" for bad input, and the partial result where an
+	// execution was cut short.
+	Details map[string]any `json:"details,omitempty"`
+	// RetryAfter is in seconds; 0 says nothing about it.
+	RetryAfter int `json:"-"`
+}
+
+func (e *Error) Error() string { return e.Code + ": " + e.Message }
+
+func invalid(field, format string, args ...any) *Error {
+	return &Error{
+		Status: http.StatusBadRequest, Code: "invalid_request",
+		Message: fmt.Sprintf(format, args...), Details: map[string]any{"field": field},
+	}
+}
+
+func notFound(code, format string, args ...any) *Error {
+	return &Error{Status: http.StatusNotFound, Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+func unavailable(format string, args ...any) *Error {
+	return &Error{
+		Status: http.StatusServiceUnavailable, Code: "service_unavailable",
+		Message: fmt.Sprintf(format, args...), RetryAfter: 1,
+	}
+}
+
+// asError gives any error the shape of an answer. What is not an Error already
+// is our own fault and says so.
+func asError(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return &Error{Status: http.StatusInternalServerError, Code: "internal_error", Message: err.Error()}
+}
+
+type envelope struct {
+	Error *Error `json:"error"`
+}
+
+func writeError(w http.ResponseWriter, err error) {
+	e := asError(err)
+	if e.RetryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(e.RetryAfter))
+	}
+	writeJSON(w, e.Status, envelope{e})
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(status)
+	// A client that is gone does not read the answer; nothing is to be done.
+	_, _ = w.Write(body)
+}

@@ -1,0 +1,293 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"time"
+
+	"github.com/buntime/buntime/driver/guest/wire"
+	"github.com/buntime/buntime/driver/sandbox/cgroup"
+)
+
+// ExecuteRequest is the body of POST /v1/execute.
+type ExecuteRequest struct {
+	ExecutionID string            `json:"executionId"`
+	Code        *string           `json:"code,omitempty"`
+	Command     *string           `json:"command,omitempty"`
+	Files       []FileContent     `json:"files,omitempty"`
+	Env         map[string]string `json:"env,omitempty"`
+	// Timeout is in seconds.
+	Timeout    float64 `json:"timeout,omitempty"`
+	WorkingDir string  `json:"workingDir,omitempty"`
+	Stream     bool    `json:"stream,omitempty"`
+}
+
+// FileContent is a file to write before the execution starts.
+type FileContent struct {
+	Path    string `json:"path"`
+	Content string `json:"content"`
+}
+
+const (
+	// defaultTimeout is an execution's when the request names none (api.md).
+	defaultTimeout = 30 * time.Second
+	// killTimeout bounds the end of a process tree after SIGKILL. A process in
+	// uninterruptible disk sleep may take its time.
+	killTimeout = 10 * time.Second
+	// quickEnd is how long an execution may run before its journal is begun
+	// beside it: a shorter one is written down as a whole after its answer.
+	quickEnd = 20 * time.Millisecond
+)
+
+// execute starts what req asks for. The execution runs on whatever becomes of
+// ctx, which only bounds the start.
+func (s *Session) execute(ctx context.Context, req ExecuteRequest) (*execution, error) {
+	dir, err := s.prepareWorkspace(&req)
+	if err != nil {
+		return nil, err
+	}
+	timeout := defaultTimeout
+	if req.Timeout > 0 {
+		timeout = time.Duration(req.Timeout * float64(time.Second))
+	}
+	l := label{ExecutionID: req.ExecutionID, Code: req.Code != nil}
+	for _, f := range req.Files {
+		name, _ := clean("files", f.Path)
+		l.FilesWritten = append(l.FilesWritten, name)
+	}
+	if l.Code {
+		return s.runCode(ctx, req, l, dir, timeout)
+	}
+	return s.runCommand(ctx, req, l, dir, timeout)
+}
+
+// prepareWorkspace writes the request's files and returns the absolute
+// directory to run in.
+func (s *Session) prepareWorkspace(req *ExecuteRequest) (string, error) {
+	for i, f := range req.Files {
+		if _, err := s.files.write(fmt.Sprintf("files[%d].path", i), f.Path, []byte(f.Content)); err != nil {
+			return "", err
+		}
+	}
+	dir, err := clean("workingDir", req.WorkingDir)
+	if err != nil {
+		return "", err
+	}
+	if dir == "." {
+		return workspaceDir, nil
+	}
+	st, err := s.files.root.Stat(dir)
+	if err != nil {
+		if e, ok := fileError("workingDir", req.WorkingDir, err).(*Error); ok {
+			return "", invalid("workingDir", "%s", e.Message)
+		}
+		return "", err
+	}
+	if !st.IsDir() {
+		return "", invalid("workingDir", "%q is a file, not a directory", req.WorkingDir)
+	}
+	return path.Join(workspaceDir, dir), nil
+}
+
+// runCode hands the code to a runner. A runner that turns out unusable (it
+// died, or what Bun read at its start has changed) has run nothing: the next
+// one, started for this code, takes its place.
+func (s *Session) runCode(ctx context.Context, req ExecuteRequest, l label, dir string, timeout time.Duration) (*execution, error) {
+	for attempt := 0; ; attempt++ {
+		run, err := s.runners.take(ctx, dir)
+		if err != nil {
+			return nil, unavailable("start Bun: %v", err)
+		}
+		e := s.newExecution(l, run.unit, run.group, timeout)
+		if known, added := s.add(e); !added {
+			s.goDo(func() { s.runners.discard(run) })
+			return known, nil
+		}
+		err = s.start(ctx, e, wire.Request{Op: wire.OpRun, ID: run.unit, Code: req.Code, Env: req.Env}, *req.Code)
+		if err == nil {
+			return e, nil
+		}
+		s.forget(e)
+		s.goDo(func() { s.runners.discard(run) })
+		if !errors.Is(err, errStale) || attempt == maxStale {
+			return nil, err
+		}
+	}
+}
+
+// maxStale bounds how often code changes runners: as many as may be ready and
+// two started for it.
+const maxStale = 6
+
+// errStale says that a runner could not take code and has run nothing.
+var errStale = errors.New("the runner is out of date")
+
+// runCommand runs a shell.
+func (s *Session) runCommand(ctx context.Context, req ExecuteRequest, l label, dir string, timeout time.Duration) (*execution, error) {
+	unit := newUnit("c")
+	g, err := s.box.Group().NewExecution(unit)
+	if err != nil {
+		return nil, fmt.Errorf("create cgroup of a command: %w", err)
+	}
+	l.Command = *req.Command
+	e := s.newExecution(l, unit, g, timeout)
+	if known, added := s.add(e); !added {
+		s.remove(g)
+		return known, nil
+	}
+	err = s.start(ctx, e, wire.Request{
+		Op: wire.OpRun, ID: unit, Argv: []string{"/bin/sh", "-c", *req.Command}, Env: req.Env, Dir: dir,
+	}, *req.Command)
+	if err != nil {
+		s.forget(e)
+		s.remove(g)
+		return nil, err
+	}
+	return e, nil
+}
+
+// start sends the request to init and follows the execution from then on.
+func (s *Session) start(ctx context.Context, e *execution, req wire.Request, source string) error {
+	req.Label = encodeLabel(e.label)
+	var c *guest
+	var err error
+	if req.Code != nil {
+		c, err = s.guest.request(ctx, req, nil) // the runner has joined its cgroup
+	} else {
+		c, err = s.guest.requestIn(ctx, req, e.group)
+	}
+	if err != nil {
+		return unavailable("reach the sandbox: %v", err)
+	}
+	ev, err := c.event(ctx)
+	switch {
+	case err != nil:
+		c.Close()
+		return unavailable("start the execution: %v", err)
+	case ev.Event == wire.EventFailed && ev.Stale:
+		c.Close()
+		return errStale
+	case ev.Event != wire.EventStarted:
+		c.Close()
+		return fmt.Errorf("start the execution: %s", ev.Error)
+	}
+	e.event(ev)
+	e.timer = time.AfterFunc(time.Until(e.Deadline), func() { s.timeOut(e) })
+	e.journal = s.journal.of(e.label, source)
+	s.follow(e, c)
+	return nil
+}
+
+// follow reads what init says of e until its first process is gone.
+func (s *Session) follow(e *execution, c *guest) {
+	// A server that stays keeps nobody awake: what uses it does.
+	done := s.active("execution " + e.ExecutionID)
+	s.goDo(func() {
+		select {
+		case <-e.answered:
+		case <-s.ctx.Done():
+		}
+		done()
+		s.runners.fill()
+	})
+	begin := time.AfterFunc(time.Until(e.StartedAt.Add(quickEnd)), func() {
+		s.goDo(func() { e.journal.begin(e, c) })
+	})
+	s.goDo(func() {
+		defer c.Close()
+		stop := context.AfterFunc(s.ctx, func() { c.Close() })
+		defer stop()
+		err := c.stream(e.output.add, func(ev wire.Event) bool {
+			if ev.Event == wire.EventEvaluated {
+				s.goDo(func() { s.awaitListening(e) })
+			}
+			return e.event(ev)
+		})
+		begin.Stop()
+		if err != nil && s.ctx.Err() != nil {
+			return // this process lets go; the execution stays, init keeps its output
+		}
+		if err != nil {
+			s.log.Warn("lost an execution", "execution", e.ExecutionID, "error", err)
+			e.endedBy(reasonInterrupted)
+			e.finish(128+9, 9)
+		}
+		e.output.close()
+		close(e.ended)
+		s.settle(e)
+	})
+}
+
+// settle does what is left after an execution's end: journal, left-over
+// processes, memory.
+func (s *Session) settle(e *execution) {
+	r := e.snapshot()
+	if r.Reason != reasonExit && r.Reason != reasonSignal {
+		// Timed out, out of memory or killed: nothing of its tree may stay.
+		s.kill(e)
+	}
+	if err := e.journal.finish(e, r); err != nil {
+		s.log.Warn("could not write the history of an execution", "execution", e.ExecutionID, "error", err)
+	}
+	s.retire(e)
+	s.releaseEmpty(e)
+}
+
+// timeOut ends an execution that used up its time.
+func (s *Session) timeOut(e *execution) {
+	if e.endedBy(reasonTimeout) {
+		s.kill(e)
+	}
+}
+
+// kill ends all processes of e.
+func (s *Session) kill(e *execution) {
+	ctx, cancel := context.WithTimeoutCause(s.ctx, killTimeout, errors.New("processes outlived SIGKILL"))
+	defer cancel()
+	if err := e.group.Kill(ctx); err != nil && s.ctx.Err() == nil {
+		s.log.Error("could not end an execution", "execution", e.ExecutionID, "error", err)
+	}
+}
+
+// answer waits for the execution's answer. A client that goes away does not
+// end the execution.
+func (s *Session) answer(ctx context.Context, e *execution) (Result, error) {
+	select {
+	case <-e.answered:
+	case <-ctx.Done():
+		return Result{}, context.Cause(ctx)
+	case <-s.ctx.Done():
+		return Result{}, unavailable("%v", context.Cause(s.ctx))
+	}
+	r := e.snapshot()
+	if r.Reason == reasonOOM {
+		return r, s.outOfMemory(r)
+	}
+	return r, nil
+}
+
+// outOfMemory is the answer to an execution that ran over the session's memory
+// limit, with what it did until then.
+func (s *Session) outOfMemory(r Result) *Error {
+	limit := fmt.Sprintf("%dMB", s.MemoryLimit>>20)
+	if s.MemoryLimit%(1<<30) == 0 {
+		limit = fmt.Sprintf("%dGB", s.MemoryLimit>>30)
+	}
+	return &Error{
+		Status: 507, Code: "memory_limit_exceeded",
+		Message: fmt.Sprintf("Session exceeded %s memory limit", limit),
+		Details: map[string]any{"result": r},
+	}
+}
+
+// newExecution begins the clock of an execution.
+func (s *Session) newExecution(l label, unit string, g *cgroup.Execution, timeout time.Duration) *execution {
+	l.StartedAt = time.Now()
+	l.Deadline = l.StartedAt.Add(timeout)
+	return newExecution(l, unit, g, s.limit)
+}

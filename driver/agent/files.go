@@ -1,0 +1,367 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package agent
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"mime"
+	"net/http"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// workspaceDir is where the workspace lies in the sandbox.
+const workspaceDir = "/workspace"
+
+// historyDir is ours, inside the workspace.
+const historyDir = ".buntime"
+
+// files is the workspace seen from the host. Every path goes through one
+// os.Root, which looks names up directory by directory and refuses to leave
+// it, so a link that the session swaps meanwhile leads nowhere.
+type files struct {
+	root *os.Root
+	// uid owns, as stored on disk, what the session's processes make.
+	uid int
+}
+
+// File is an entry of a listing.
+type File struct {
+	// Path is relative to the workspace.
+	Path string `json:"path"`
+	// Size is in bytes.
+	Size     int64  `json:"size"`
+	Modified string `json:"modified"`
+	// Type is "file" or "directory".
+	Type string `json:"type"`
+}
+
+// clean turns a/b, ./a/b and /workspace/a/b into a/b, and the workspace itself
+// into ".". A path that leaves the workspace is refused.
+func clean(field, p string) (string, error) {
+	if strings.IndexByte(p, 0) >= 0 {
+		return "", invalid(field, "path has a NUL byte")
+	}
+	if path.IsAbs(p) {
+		c := path.Clean(p)
+		if c == workspaceDir {
+			return ".", nil
+		}
+		rest, ok := strings.CutPrefix(c, workspaceDir+"/")
+		if !ok {
+			return "", invalid(field, "path %q lies outside %s", p, workspaceDir)
+		}
+		return rest, nil
+	}
+	c := path.Clean(p)
+	if c == ".." || strings.HasPrefix(c, "../") {
+		return "", invalid(field, "path %q lies outside %s", p, workspaceDir)
+	}
+	return c, nil
+}
+
+// fileError turns what the file system says into an answer.
+func fileError(field, p string, err error) error {
+	var e *Error
+	switch {
+	case errors.As(err, &e):
+		return err
+	case errors.Is(err, fs.ErrNotExist):
+		return notFound("file_not_found", "there is no %s in the workspace", p)
+	case strings.HasSuffix(err.Error(), "path escapes from parent"): // os has no exported name for it
+		return invalid(field, "path %q leads outside %s through a symbolic link", p, workspaceDir)
+	case errors.Is(err, syscall.ELOOP):
+		return invalid(field, "path %q has too many symbolic links", p)
+	case errors.Is(err, syscall.ENAMETOOLONG):
+		return invalid(field, "a name in path %q is longer than the file system takes", p)
+	case errors.Is(err, syscall.ENOTDIR):
+		return invalid(field, "a part of path %q is a file, not a directory", p)
+	case errors.Is(err, syscall.EISDIR):
+		return invalid(field, "path %q is a directory", p)
+	case errors.Is(err, syscall.ENOTEMPTY):
+		return invalid(field, "directory %q is not empty; ask for recursive=true to delete what is in it", p)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return &Error{
+			Status: http.StatusInsufficientStorage, Code: "disk_full",
+			Message: fmt.Sprintf("no space left in the workspace for %s; delete files or ask for a session with more disk", p),
+		}
+	}
+	return fmt.Errorf("access %s: %w", p, err)
+}
+
+// list returns one level of a directory, sorted by path, and the number of its
+// entries.
+func (f *files) list(p string, limit, offset int) ([]File, int, error) {
+	dir, err := clean("path", p)
+	if err != nil {
+		return nil, 0, err
+	}
+	d, err := f.root.OpenFile(dir, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, 0, fileError("path", p, err)
+	}
+	defer d.Close()
+	if st, err := d.Stat(); err != nil {
+		return nil, 0, fileError("path", p, err)
+	} else if !st.IsDir() {
+		return nil, 0, invalid("path", "path %q is a file, not a directory", p)
+	}
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return nil, 0, fileError("path", p, err)
+	}
+	if dir == "." {
+		names = slices.DeleteFunc(names, func(n string) bool { return n == historyDir })
+	}
+	slices.Sort(names)
+	page := names[min(offset, len(names)):]
+	page = page[:min(limit, len(page))]
+	out := make([]File, 0, len(page))
+	for _, name := range page {
+		entry := path.Join(dir, name)
+		st, err := f.root.Lstat(entry)
+		if err != nil {
+			continue // deleted since it was listed
+		}
+		out = append(out, fileOf(entry, st))
+	}
+	return out, len(names), nil
+}
+
+func fileOf(p string, st fs.FileInfo) File {
+	kind, size := "file", st.Size()
+	if st.IsDir() {
+		kind, size = "directory", 0
+	}
+	return File{Path: p, Size: size, Modified: timestamp(st.ModTime()), Type: kind}
+}
+
+// timestamp is a time as the API shows it.
+func timestamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05Z") }
+
+// decode turns a request's content into bytes.
+func decode(content, encoding string) ([]byte, error) {
+	switch encoding {
+	case "", "utf8":
+		return []byte(content), nil
+	case "base64":
+		b, err := base64.StdEncoding.DecodeString(content)
+		if err != nil {
+			return nil, invalid("content", "content is no valid base64: %v", err)
+		}
+		return b, nil
+	}
+	return nil, invalid("encoding", "encoding %q is neither utf8 nor base64", encoding)
+}
+
+// write replaces the file at p in one step and returns its clean path. Who
+// reads it meanwhile sees the old content or the new, never a part.
+func (f *files) write(field, p string, content []byte) (string, error) {
+	name, err := clean(field, p)
+	if err != nil {
+		return "", err
+	}
+	if name == "." || strings.HasSuffix(p, "/") {
+		return "", invalid(field, "path %q names a directory", p)
+	}
+	if err := f.writeFile(name, content); err != nil {
+		return "", fileError(field, p, err)
+	}
+	return name, nil
+}
+
+func (f *files) writeFile(name string, content []byte) error {
+	if err := f.mkdirAll(path.Dir(name)); err != nil {
+		return err
+	}
+	mode := fs.FileMode(0o644)
+	switch st, err := f.root.Stat(name); {
+	case err == nil && st.IsDir():
+		return syscall.EISDIR
+	case err == nil && !st.Mode().IsRegular():
+		return invalid("path", "path %q is no regular file", name)
+	case err == nil:
+		mode = st.Mode().Perm()
+		if name, err = f.follow(name); err != nil {
+			return err
+		}
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	temp := path.Join(path.Dir(name), ".buntime-"+rand.Text())
+	w, err := f.root.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(content)
+	if err == nil {
+		err = w.Chmod(mode)
+	}
+	if err == nil {
+		err = w.Chown(f.uid, f.uid)
+	}
+	if cerr := w.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = f.root.Rename(temp, name)
+	}
+	if err != nil {
+		// Best effort: the session may have removed it already.
+		_ = f.root.Remove(temp)
+	}
+	return err
+}
+
+// follow resolves the last name while it is a symbolic link, so that a write
+// through a link replaces its target, as a program's write would.
+func (f *files) follow(name string) (string, error) {
+	for range 40 { // the kernel's own limit
+		st, err := f.root.Lstat(name)
+		if err != nil || st.Mode()&fs.ModeSymlink == 0 {
+			return name, err
+		}
+		link, err := f.root.Readlink(name)
+		if err != nil {
+			return "", err
+		}
+		if path.IsAbs(link) {
+			return "", invalid("path", "path %q is a symbolic link with an absolute target", name)
+		}
+		name = path.Join(path.Dir(name), link)
+	}
+	return "", syscall.ELOOP
+}
+
+// mkdirAll makes dir and its parents, each the session's own.
+func (f *files) mkdirAll(dir string) error {
+	if dir == "." {
+		return nil
+	}
+	if st, err := f.root.Stat(dir); err == nil {
+		if !st.IsDir() {
+			return syscall.ENOTDIR
+		}
+		return nil
+	}
+	if err := f.mkdirAll(path.Dir(dir)); err != nil {
+		return err
+	}
+	err := f.root.Mkdir(dir, 0o755)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return f.root.Lchown(dir, f.uid, f.uid)
+}
+
+// open opens a regular file for reading. It never blocks: a named pipe is
+// refused without waiting for its other end.
+func (f *files) open(p string) (*os.File, fs.FileInfo, error) {
+	name, err := clean("path", p)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := f.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		if errors.Is(err, syscall.ENXIO) { // a socket, or a device without driver
+			return nil, nil, invalid("path", "path %q is no regular file", p)
+		}
+		return nil, nil, fileError("path", p, err)
+	}
+	st, err := r.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = invalid("path", "path %q is no regular file", p)
+		if st.IsDir() {
+			err = invalid("path", "path %q is a directory", p)
+		}
+	}
+	if err != nil {
+		r.Close()
+		return nil, nil, fileError("path", p, err)
+	}
+	return r, st, nil
+}
+
+// remove deletes a file, or a directory: an empty one, or with recursive
+// everything in it.
+func (f *files) remove(p string, recursive bool) (string, error) {
+	name, err := clean("path", p)
+	if err != nil {
+		return "", err
+	}
+	if name == "." {
+		return "", invalid("path", "the workspace itself cannot be deleted")
+	}
+	if _, err := f.root.Lstat(name); err != nil {
+		return "", fileError("path", p, err)
+	}
+	if recursive {
+		err = f.root.RemoveAll(name)
+	} else {
+		err = f.root.Remove(name)
+	}
+	if err != nil {
+		return "", fileError("path", p, err)
+	}
+	return name, nil
+}
+
+// countLimit bounds the walk of count: a session with more files than this has
+// "at least" so many, and asking for its info stays cheap.
+const countLimit = 200_000
+
+// count returns the number of files in the workspace, without our own.
+func (f *files) count() (int, error) {
+	n := 0
+	err := fs.WalkDir(f.root.FS(), ".", func(p string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return fs.SkipDir // deleted meanwhile
+		case p == historyDir:
+			return fs.SkipDir
+		case !d.IsDir():
+			n++
+		}
+		if n >= countLimit {
+			return fs.SkipAll
+		}
+		return nil
+	})
+	return n, err
+}
+
+// serve sends a file with its type, length and ETag, whole or the Range that
+// was asked for.
+func serveFile(w http.ResponseWriter, r *http.Request, name string, f *os.File, st fs.FileInfo) {
+	kind := mime.TypeByExtension(path.Ext(name))
+	if kind == "" {
+		kind = "application/octet-stream"
+	}
+	w.Header().Set("Content-Type", kind)
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("ETag", etag(st))
+	http.ServeContent(w, r, "", st.ModTime(), io.NewSectionReader(f, 0, st.Size()))
+}
+
+func etag(st fs.FileInfo) string {
+	var ino uint64
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+		ino = sys.Ino
+	}
+	return fmt.Sprintf(`"%x-%x-%x"`, ino, st.ModTime().UnixNano(), st.Size())
+}

@@ -1,0 +1,93 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/buntime/buntime/driver"
+	"github.com/buntime/buntime/driver/sandbox"
+)
+
+// forward passes connections to a port of the host on to a port of a sandbox.
+type forward struct {
+	box  *sandbox.Sandbox
+	port driver.Port
+	log  hclog.Logger
+
+	listener net.Listener
+	ctx      context.Context
+	cancel   context.CancelFunc
+	tasks    sync.WaitGroup
+}
+
+func listenForward(ctx context.Context, box *sandbox.Sandbox, port driver.Port, log hclog.Logger) (*forward, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", port.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("listen for port %q: %w", port.Label, err)
+	}
+	f := &forward{box: box, port: port, log: log, listener: l}
+	f.ctx, f.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	f.tasks.Go(f.accept)
+	return f, nil
+}
+
+func (f *forward) close() {
+	f.cancel()
+	f.listener.Close()
+	f.tasks.Wait()
+}
+
+func (f *forward) accept() {
+	for {
+		c, err := f.listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			f.log.Warn("could not accept a connection for a task", "port", f.port.Label, "error", err)
+			continue
+		}
+		f.tasks.Go(func() { f.pass(c.(*net.TCPConn)) })
+	}
+}
+
+// pass copies both ways until both sides have said all, or either is broken.
+// What the program does not accept is closed, as if nothing listened.
+func (f *forward) pass(outer *net.TCPConn) {
+	defer outer.Close()
+	conn, err := f.box.DialPort(f.ctx, f.port.Port)
+	if err != nil {
+		return
+	}
+	inner := conn.(*net.TCPConn)
+	defer inner.Close()
+	stop := context.AfterFunc(f.ctx, func() {
+		outer.Close()
+		inner.Close()
+	})
+	defer stop()
+	var up sync.WaitGroup
+	up.Go(func() { half(inner, outer) })
+	half(outer, inner)
+	up.Wait()
+}
+
+// half copies one direction and hands the end of it on.
+func half(to, from *net.TCPConn) {
+	if _, err := io.Copy(to, from); err != nil {
+		to.Close()
+		from.Close()
+		return
+	}
+	_ = to.CloseWrite() // fails where the other side is gone, which ends both
+}

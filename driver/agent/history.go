@@ -1,0 +1,312 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package agent
+
+import (
+	"bufio"
+	"cmp"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/buntime/buntime/driver/guest/wire"
+)
+
+// keepHistory is how many executions .buntime remembers (api.md).
+const keepHistory = 1000
+
+// history is the session's own record of its executions, below
+// /workspace/.buntime. It lies in the workspace, so the session can read it,
+// and can spoil it: nothing of it is believed but for showing it to its owner.
+type history struct {
+	files *files
+
+	mu    sync.Mutex
+	known int // entries below executions/, counted on first need; -1 before
+}
+
+// journal is one execution's entry.
+type journal struct {
+	h      *history
+	label  label
+	source string
+
+	mu    sync.Mutex
+	given bool // init has the files and appends to them
+}
+
+func (h *history) of(l label, source string) *journal {
+	return &journal{h: h, label: l, source: source}
+}
+
+func entryDir(id string) string { return path.Join(historyDir, "executions", id) }
+
+// sourceName is what the code or the command is kept as.
+func (j *journal) sourceName() string {
+	if j.label.Code {
+		return "code.ts"
+	}
+	return "command.sh"
+}
+
+// begin makes the entry of an execution that still runs and hands its files to
+// init, which writes the output there from its first byte on.
+func (j *journal) begin(e *execution, c *guest) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if !e.running() {
+		return // finish writes the whole
+	}
+	if err := j.create(e.lookup()); err != nil {
+		return // a full workspace, most likely; finish reports it
+	}
+	var fds []*os.File
+	defer func() {
+		for _, f := range fds {
+			f.Close()
+		}
+	}()
+	for _, name := range []string{"stdout", "stderr", "order"} {
+		f, err := j.h.files.create(path.Join(entryDir(j.label.ExecutionID), name), os.O_APPEND)
+		if err != nil {
+			return
+		}
+		fds = append(fds, f)
+	}
+	j.given = c.Write(wire.KindJournal, nil, fds...) == nil
+	if pid := e.firstPid(); pid != 0 {
+		_ = j.h.put(processPath(pid), map[string]any{
+			"pid": pid, "executionId": e.ExecutionID, "command": e.title(), "startedAt": timestamp(e.StartedAt),
+		})
+	}
+}
+
+func processPath(pid int) string {
+	return path.Join(historyDir, "processes", strconv.Itoa(pid)+".json")
+}
+
+// create makes the directory and the files that do not grow.
+func (j *journal) create(r Result) error {
+	dir := entryDir(j.label.ExecutionID)
+	if err := j.h.files.mkdirAll(dir); err != nil {
+		return err
+	}
+	if err := j.h.files.put(path.Join(dir, j.sourceName()), []byte(j.source)); err != nil {
+		return err
+	}
+	return j.h.put(path.Join(dir, "result.json"), r)
+}
+
+// finish writes the result, and the output where init has not.
+func (j *journal) finish(e *execution, r Result) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if pid := e.firstPid(); j.given && pid != 0 {
+		_ = j.h.files.root.Remove(processPath(pid))
+	}
+	r.State = stateExited
+	if err := j.create(r); err != nil {
+		return err
+	}
+	if pieces, whole := e.output.whole(); whole && !j.complete(e.output.offset()) {
+		if err := j.write(pieces); err != nil {
+			return err
+		}
+	}
+	return j.h.prune()
+}
+
+// complete tells whether init wrote all of the output down.
+func (j *journal) complete(total int64) bool {
+	if !j.given {
+		return false
+	}
+	var sum int64
+	for _, name := range []string{"stdout", "stderr"} {
+		st, err := j.h.files.root.Lstat(path.Join(entryDir(j.label.ExecutionID), name))
+		if err != nil {
+			return false
+		}
+		sum += st.Size()
+	}
+	return sum >= total
+}
+
+// write makes the three output files from pieces.
+func (j *journal) write(pieces []piece) error {
+	content := map[stream][]byte{}
+	order := make([]byte, 0, 5*len(pieces))
+	for _, p := range pieces {
+		content[p.stream] = append(content[p.stream], p.data...)
+		order = binary.BigEndian.AppendUint32(append(order, byte(p.stream)), uint32(len(p.data)))
+	}
+	dir := entryDir(j.label.ExecutionID)
+	for _, s := range []stream{stdout, stderr} {
+		if err := j.h.files.put(path.Join(dir, s.String()), content[s]); err != nil {
+			return err
+		}
+	}
+	return j.h.files.put(path.Join(dir, "order"), order)
+}
+
+// put writes v as JSON.
+func (h *history) put(name string, v any) error {
+	body, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := h.files.mkdirAll(path.Dir(name)); err != nil {
+		return err
+	}
+	return h.files.put(name, append(body, '\n'))
+}
+
+// result reads the entry of an execution that is no longer in memory.
+func (h *history) result(id string) (Result, error) {
+	var r Result
+	f, err := h.read(id, "result.json")
+	if err != nil {
+		return r, notFound("execution_not_found", "there is no execution %s in this session", id)
+	}
+	defer f.Close()
+	if err := json.NewDecoder(io.LimitReader(f, 64<<20)).Decode(&r); err != nil {
+		return r, notFound("execution_not_found", "the record of execution %s is damaged: %v", id, err)
+	}
+	return r, nil
+}
+
+func (h *history) read(id, name string) (*os.File, error) {
+	if id == "" || id != path.Base(path.Clean(id)) || id == ".." || id == "." {
+		return nil, fs.ErrNotExist
+	}
+	f, st, err := h.files.open(path.Join(entryDir(id), name))
+	if err == nil && !st.Mode().IsRegular() {
+		f.Close()
+		err = fs.ErrNotExist
+	}
+	return f, err
+}
+
+// replay calls f with the recorded output from offset on, in pieces, until to.
+func (h *history) replay(id string, offset, to int64, f func(piece) error) error {
+	var in [2]*os.File
+	order, err := h.read(id, "order")
+	if err != nil {
+		return err
+	}
+	defer order.Close()
+	for i, name := range []string{"stdout", "stderr"} {
+		if in[i], err = h.read(id, name); err != nil {
+			return err
+		}
+		defer in[i].Close()
+	}
+	r := bufio.NewReader(order)
+	var at int64
+	for at < to {
+		var head [5]byte
+		if _, err := io.ReadFull(r, head[:]); err != nil {
+			return fmt.Errorf("read the order of the output of %s: %w", id, err)
+		}
+		n := int64(binary.BigEndian.Uint32(head[1:]))
+		if n > wire.MaxData {
+			return fmt.Errorf("read the order of the output of %s: a piece of %d bytes", id, n)
+		}
+		s, src := stdout, in[0]
+		if stream(head[0]) == stderr {
+			s, src = stderr, in[1]
+		}
+		data := make([]byte, n)
+		if _, err := io.ReadFull(src, data); err != nil {
+			return fmt.Errorf("read the output of %s: %w", id, err)
+		}
+		begin := at
+		at += n
+		if at <= offset {
+			continue
+		}
+		if skip := offset - begin; skip > 0 {
+			data, begin = data[skip:], offset
+		}
+		if err := f(piece{s, begin, data}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// prune keeps the newest executions.
+func (h *history) prune() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.known++; h.known > 0 && h.known <= keepHistory {
+		return nil
+	}
+	dir := path.Join(historyDir, "executions")
+	entries, err := fs.ReadDir(h.files.root.FS(), dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	h.known = len(entries)
+	if h.known <= keepHistory {
+		return nil
+	}
+	type aged struct {
+		name string
+		at   int64
+	}
+	all := make([]aged, 0, len(entries))
+	for _, e := range entries {
+		if st, err := e.Info(); err == nil {
+			all = append(all, aged{e.Name(), st.ModTime().UnixNano()})
+		}
+	}
+	slices.SortFunc(all, func(a, b aged) int { return cmp.Compare(a.at, b.at) })
+	for _, old := range all[:max(0, len(all)-keepHistory+keepHistory/20)] {
+		if err := h.files.root.RemoveAll(path.Join(dir, old.name)); err != nil {
+			return err
+		}
+		h.known--
+	}
+	return nil
+}
+
+// create opens a new or emptied regular file of the session's for writing.
+func (f *files) create(name string, flags int) (*os.File, error) {
+	w, err := f.root.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|flags, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.Chown(f.uid, f.uid); err != nil {
+		w.Close()
+		return nil, err
+	}
+	return w, nil
+}
+
+// put writes a file that nobody reads while it is written.
+func (f *files) put(name string, content []byte) error {
+	w, err := f.create(name, 0)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(content)
+	if cerr := w.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}

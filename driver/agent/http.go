@@ -1,0 +1,303 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package agent
+
+import (
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxBody bounds a request's body: the front-end has checked it against the
+// plan; this is the largest that any plan could ask for.
+const maxBody = 256 << 20
+
+// server is one listener of a session.
+type server struct {
+	http *http.Server
+	done chan struct{}
+}
+
+// serve answers on addr with h until close.
+func (s *Session) serve(addr string, h http.Handler) error {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return fmt.Errorf("listen for the session on %s: %w", addr, err)
+	}
+	srv := server{
+		http: &http.Server{
+			Handler:           h,
+			ReadHeaderTimeout: 30 * time.Second,
+			IdleTimeout:       5 * time.Minute,
+			MaxHeaderBytes:    64 << 10,
+			ErrorLog:          s.log.StandardLogger(nil),
+		},
+		done: make(chan struct{}),
+	}
+	s.servers = append(s.servers, srv)
+	go func() {
+		defer close(srv.done)
+		if err := srv.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			s.log.Error("a listener of the session ended", "address", addr, "error", err)
+		}
+	}()
+	return nil
+}
+
+// api is what front-ends call, with the session's token.
+func (s *Session) api(token string) http.Handler {
+	mux := http.NewServeMux()
+	handle := func(pattern string, activity bool, h func(http.ResponseWriter, *http.Request) error) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			if activity {
+				done := s.active("request")
+				defer done()
+			}
+			if err := h(w, r); err != nil {
+				writeError(w, err)
+			}
+		})
+	}
+	handle("GET /v1/health", false, s.serveHealth)
+	handle("GET /v1/info", false, s.serveInfo)
+	handle("POST /v1/execute", true, s.serveExecute)
+	handle("GET /v1/executions/{id}", true, s.serveExecution)
+	handle("GET /v1/executions/{id}/output", true, s.serveOutput)
+	handle("POST /v1/kill", true, s.serveKill)
+	handle("GET /v1/processes", true, s.serveProcesses)
+	handle("GET /v1/files/list", true, s.serveList)
+	handle("POST /v1/files/write", true, s.serveWrite)
+	handle("GET /v1/files/read", true, s.serveRead)
+	handle("DELETE /v1/files", true, s.serveRemove)
+
+	want := []byte("Bearer " + token)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), want) != 1 {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+func readJSON(r *http.Request, v any) error {
+	body, err := io.ReadAll(http.MaxBytesReader(nil, r.Body, maxBody))
+	if err != nil {
+		return invalid("body", "read the request: %v", err)
+	}
+	if len(body) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(body, v); err != nil {
+		return invalid("body", "parse the request: %v", err)
+	}
+	return nil
+}
+
+func (s *Session) serveHealth(w http.ResponseWriter, _ *http.Request) error {
+	writeJSON(w, http.StatusOK, struct{}{})
+	return nil
+}
+
+func (s *Session) serveInfo(w http.ResponseWriter, _ *http.Request) error {
+	info, err := s.Info()
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, info)
+	return nil
+}
+
+func (s *Session) serveExecute(w http.ResponseWriter, r *http.Request) error {
+	var req ExecuteRequest
+	if err := readJSON(r, &req); err != nil {
+		return err
+	}
+	if (req.Code == nil) == (req.Command == nil) {
+		return invalid("code", "exactly one of code and command is needed")
+	}
+	if req.ExecutionID == "" {
+		return invalid("executionId", "executionId is missing")
+	}
+	begin := time.Now()
+	e, err := s.execute(r.Context(), req)
+	if err != nil {
+		return err
+	}
+	if req.Stream {
+		return ignoreGone(s.streamOutput(r.Context(), w, e, 0, e.answered))
+	}
+	res, err := s.answer(r.Context(), e)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Server-Timing", fmt.Sprintf("exec;dur=%.2f", milliseconds(time.Since(begin))))
+	writeJSON(w, http.StatusOK, res)
+	return nil
+}
+
+// ignoreGone drops an error that comes of a client that went away in the middle
+// of a stream: there is nobody to tell.
+func ignoreGone(error) error { return nil }
+
+func (s *Session) serveExecution(w http.ResponseWriter, r *http.Request) error {
+	id := r.PathValue("id")
+	if e, ok := s.find(id); ok {
+		writeJSON(w, http.StatusOK, e.lookup())
+		return nil
+	}
+	res, err := s.journal.result(id)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, res)
+	return nil
+}
+
+func (s *Session) serveOutput(w http.ResponseWriter, r *http.Request) error {
+	id := r.PathValue("id")
+	var offset int64
+	if h := r.Header.Get("Last-Event-ID"); h != "" {
+		n, err := strconv.ParseInt(h, 10, 64)
+		if err != nil || n < 0 {
+			return invalid("Last-Event-ID", "Last-Event-ID %q is no byte offset", h)
+		}
+		offset = n
+	}
+	if e, ok := s.find(id); ok {
+		return ignoreGone(s.streamOutput(r.Context(), w, e, min(offset, e.output.offset()), nil))
+	}
+	res, err := s.journal.result(id)
+	if err != nil {
+		return err
+	}
+	out, text := newSSE(w), newDecoder(offset)
+	err = s.journal.replay(id, offset, 1<<62, func(p piece) error { return text.send(out, p) })
+	if err != nil && !errors.Is(err, io.EOF) {
+		return ignoreGone(out.event("error", "", envelope{asError(err)}))
+	}
+	if err := text.rest(out); err != nil {
+		return ignoreGone(err)
+	}
+	return ignoreGone(out.event("result", strconv.FormatInt(text.offset, 10), res))
+}
+
+func (s *Session) serveKill(w http.ResponseWriter, r *http.Request) error {
+	var req struct {
+		Pid    int             `json:"pid"`
+		Signal json.RawMessage `json:"signal"`
+	}
+	if err := readJSON(r, &req); err != nil {
+		return err
+	}
+	signal, err := parseSignal(req.Signal)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(r.Context(), killTimeout, errors.New("the processes did not end in time"))
+	defer cancel()
+	k, err := s.killProcesses(ctx, req.Pid, signal)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, k)
+	return nil
+}
+
+// parseSignal reads a signal's number or name, with or without SIG.
+func parseSignal(raw json.RawMessage) (syscall.Signal, error) {
+	if len(raw) == 0 || string(raw) == "null" {
+		return 0, nil
+	}
+	var n int
+	if json.Unmarshal(raw, &n) == nil {
+		if n < 1 || n > 64 {
+			return 0, invalid("signal", "signal %d is not between 1 and 64", n)
+		}
+		return syscall.Signal(n), nil
+	}
+	var name string
+	if json.Unmarshal(raw, &name) == nil {
+		name = "SIG" + strings.TrimPrefix(strings.ToUpper(name), "SIG")
+		if sig := unix.SignalNum(name); sig != 0 {
+			return sig, nil
+		}
+	}
+	return 0, invalid("signal", "signal %s is unknown", raw)
+}
+
+func (s *Session) serveProcesses(w http.ResponseWriter, _ *http.Request) error {
+	writeJSON(w, http.StatusOK, map[string]any{"processes": s.processes()})
+	return nil
+}
+
+func (s *Session) serveList(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	limit, offset := 50, 0
+	for name, n := range map[string]*int{"limit": &limit, "offset": &offset} {
+		if v := q.Get(name); v != "" {
+			i, err := strconv.Atoi(v)
+			if err != nil || i < 0 {
+				return invalid(name, "%s %q is no number of entries", name, v)
+			}
+			*n = i
+		}
+	}
+	list, total, err := s.files.list(q.Get("path"), limit, offset)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("X-Total-Count", strconv.Itoa(total))
+	writeJSON(w, http.StatusOK, map[string]any{"files": list})
+	return nil
+}
+
+func (s *Session) serveWrite(w http.ResponseWriter, r *http.Request) error {
+	var req struct{ Path, Content, Encoding string }
+	if err := readJSON(r, &req); err != nil {
+		return err
+	}
+	content, err := decode(req.Content, req.Encoding)
+	if err != nil {
+		return err
+	}
+	name, err := s.files.write("path", req.Path, content)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, map[string]any{"path": name, "size": len(content)})
+	return nil
+}
+
+func (s *Session) serveRead(w http.ResponseWriter, r *http.Request) error {
+	p := r.URL.Query().Get("path")
+	f, st, err := s.files.open(p)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	serveFile(w, r, p, f, st)
+	return nil
+}
+
+func (s *Session) serveRemove(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	name, err := s.files.remove(q.Get("path"), q.Get("recursive") == "true")
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, map[string]any{"deleted": true, "path": name})
+	return nil
+}

@@ -1,0 +1,282 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/buntime/buntime/driver"
+	"github.com/buntime/buntime/driver/guest/wire"
+	"github.com/buntime/buntime/driver/sandbox"
+)
+
+// mainUnit names the main process of an ordinary job.
+const mainUnit = "main"
+
+// instance implements driver.Instance.
+type instance struct {
+	agent   *Agent
+	task    *driver.Task
+	box     *sandbox.Sandbox
+	guest   guestHost
+	session *Session // nil for an ordinary job
+	ports   []*forward
+
+	closing sync.Once
+}
+
+func (a *Agent) newInstance(task *driver.Task, box *sandbox.Sandbox) *instance {
+	i := &instance{agent: a, task: task, box: box, guest: guestHost{box}}
+	a.mu.Lock()
+	a.instances[i] = struct{}{}
+	a.mu.Unlock()
+	return i
+}
+
+// open begins to serve the sandbox: a session's listeners, or a job's ports.
+func (i *instance) open(ctx context.Context) error {
+	if i.task.Session == nil {
+		for _, p := range i.task.Ports {
+			f, err := listenForward(ctx, i.box, p, i.agent.log)
+			if err != nil {
+				return err
+			}
+			i.ports = append(i.ports, f)
+		}
+		return nil
+	}
+	s, err := i.agent.newSession(i.task, i.box, i.expire)
+	if err != nil {
+		return err
+	}
+	i.session = s
+	s.runners.fill()
+	return nil
+}
+
+// let ends what serves the sandbox in this process.
+func (i *instance) let(cause error) {
+	i.closing.Do(func() {
+		for _, f := range i.ports {
+			f.close()
+		}
+		if i.session != nil {
+			i.session.close(cause)
+		}
+		i.agent.mu.Lock()
+		delete(i.agent.instances, i)
+		i.agent.mu.Unlock()
+	})
+}
+
+// startMain starts an ordinary job's program.
+func (i *instance) startMain(ctx context.Context) error {
+	var files []*os.File
+	defer func() { closeFiles(files) }()
+	for _, name := range []string{i.task.Stdout, i.task.Stderr} {
+		// Nomad's log collector holds the reading end open. Non-blocking, so
+		// that a collector that died is an error and not a hang; the process
+		// gets an ordinary blocking pipe.
+		f, err := os.OpenFile(name, os.O_WRONLY|unix.O_NONBLOCK, 0)
+		if err != nil {
+			return fmt.Errorf("open output for the task: %w", err)
+		}
+		files = append(files, f)
+		if err := unix.SetNonblock(int(f.Fd()), false); err != nil {
+			return fmt.Errorf("open output for the task: %w", err)
+		}
+	}
+	g, err := i.box.Group().NewExecution(mainUnit)
+	if err != nil {
+		return fmt.Errorf("create cgroup of the task: %w", err)
+	}
+	join, err := g.JoinFiles(i.box.Owner())
+	if err != nil {
+		return err
+	}
+	files = append(files, join...)
+	ev, err := i.guest.ask(ctx, wire.Request{Op: wire.OpMain, ID: mainUnit, Argv: i.task.Argv, Dir: i.task.Dir}, files)
+	if err != nil {
+		return fmt.Errorf("start the task: %w", err)
+	}
+	if ev.Event != wire.EventStarted {
+		return fmt.Errorf("start the task: %s", ev.Error)
+	}
+	return nil
+}
+
+// State implements driver.Instance.
+func (i *instance) State() []byte { return sandbox.MarshalState(i.box.State()) }
+
+// Wait implements driver.Instance.
+func (i *instance) Wait(ctx context.Context) (driver.Exit, error) {
+	select {
+	case <-i.box.Done():
+	case <-ctx.Done():
+		return driver.Exit{}, context.Cause(ctx)
+	}
+	e := i.box.Exit()
+	out := driver.Exit{Code: e.Code, Signal: e.Signal, At: time.UnixMilli(e.At)}
+	if e.At == 0 {
+		out.At = time.Time{}
+	}
+	if e.Error != "" {
+		out.Err = errors.New(e.Error)
+	}
+	if st, err := i.box.Group().Stats(); err == nil && e.Signal == int(unix.SIGKILL) {
+		out.OOMKilled = st.OOMKills > 0
+	}
+	return out, nil
+}
+
+// Signal implements driver.Instance.
+func (i *instance) Signal(sig unix.Signal) error {
+	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	defer cancel()
+	if i.session == nil {
+		return i.signalMain(ctx, sig)
+	}
+	if sig == unix.SIGKILL {
+		return i.box.Kill()
+	}
+	var errs []error
+	for _, e := range i.session.live() {
+		ev, err := i.guest.ask(ctx, wire.Request{Op: wire.OpSignal, Pid: -e.firstPid(), Signal: int(sig)}, nil)
+		if err == nil && ev.Event != wire.EventSignalled && e.running() {
+			err = errors.New(ev.Error)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// signalMain sends a signal to an ordinary job's program.
+func (i *instance) signalMain(ctx context.Context, sig unix.Signal) error {
+	list, err := i.guest.ask(ctx, wire.Request{Op: wire.OpList}, nil)
+	if err != nil {
+		return err
+	}
+	for _, e := range list.Executions {
+		if e.ID != mainUnit {
+			continue
+		}
+		ev, err := i.guest.ask(ctx, wire.Request{Op: wire.OpSignal, Pid: e.Pid, Signal: int(sig)}, nil)
+		if err != nil {
+			return err
+		}
+		if ev.Event != wire.EventSignalled {
+			return fmt.Errorf("signal the task: %s", ev.Error)
+		}
+		return nil
+	}
+	return errors.New("signal the task: its program has ended")
+}
+
+// Stop implements driver.Instance.
+func (i *instance) Stop(ctx context.Context, sig unix.Signal, timeout time.Duration) error {
+	if i.session != nil {
+		return i.end(ctx, "stopped")
+	}
+	soft, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	// A program that cannot be told is ended all the same.
+	if err := i.signalMain(soft, sig); err == nil {
+		select {
+		case <-i.box.Done():
+			return nil
+		case <-soft.Done():
+		}
+	}
+	if err := i.box.Kill(); err != nil {
+		return err
+	}
+	select {
+	case <-i.box.Done():
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the sandbox to end: %w", context.Cause(ctx))
+	}
+}
+
+// expire ends the session when its time has come, whether or not anybody asks
+// for it.
+func (i *instance) expire() {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), killTimeout, errors.New("the sandbox outlived SIGKILL"))
+	defer cancel()
+	if err := i.end(ctx, "expired"); err != nil {
+		i.agent.log.Error("could not end an expired session", "session", i.task.Session.ID, "error", err)
+	}
+}
+
+// end is a session's end on purpose, which for Nomad is success.
+func (i *instance) end(ctx context.Context, why string) error {
+	i.agent.log.Info("session ends on this node", "session", i.task.Session.ID, "because", why)
+	if err := i.box.End(); err != nil {
+		return err
+	}
+	select {
+	case <-i.box.Done():
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the sandbox to end: %w", context.Cause(ctx))
+	}
+}
+
+// Destroy implements driver.Instance.
+func (i *instance) Destroy(ctx context.Context) error {
+	i.let(errEnded)
+	return i.box.Destroy(ctx)
+}
+
+// Exec implements driver.Instance.
+func (i *instance) Exec(ctx context.Context, opts driver.ExecOptions) (int, error) {
+	unit := newUnit("x")
+	g, err := i.box.Group().NewExecution(unit)
+	if err != nil {
+		return 0, fmt.Errorf("create cgroup of a command: %w", err)
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), killTimeout)
+		defer cancel()
+		if err := g.Kill(ctx); err == nil {
+			err = g.Remove(ctx)
+			if err != nil {
+				i.agent.log.Warn("could not remove the cgroup of a command", "error", err)
+			}
+		}
+	}()
+	return i.guest.exec(ctx, unit, g, opts, i.execDir())
+}
+
+// execDir is where a command starts: where the task's own program did.
+func (i *instance) execDir() string {
+	if i.session != nil {
+		return workspaceDir
+	}
+	return i.task.Dir
+}
+
+// Stats implements driver.Instance.
+func (i *instance) Stats(context.Context) (driver.Usage, error) {
+	st, err := i.box.Group().Stats()
+	if err != nil {
+		return driver.Usage{}, fmt.Errorf("read cgroup: %w", err)
+	}
+	return driver.Usage{
+		RSS: st.MemoryAnon, Cache: st.MemoryFile, Memory: st.MemoryUsage, MemoryMax: st.MemoryPeak,
+		CPUUser: st.CPUUser, CPUSystem: st.CPUSystem,
+		ThrottledPeriods: st.ThrottledPeriods, Throttled: st.Throttled,
+	}, nil
+}
+
+// hostLabel is a session's id as a host name.
+func hostLabel(session string) string { return strings.ReplaceAll(session, "_", "-") }

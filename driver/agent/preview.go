@@ -1,0 +1,90 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// previewPort is where a session's web server is expected (sessions.md).
+const previewPort = 8080
+
+// preview passes requests to the web servers in the session.
+func (s *Session) preview() http.Handler {
+	transport := &http.Transport{
+		DialContext:           s.dialApp,
+		MaxIdleConnsPerHost:   64,
+		IdleConnTimeout:       90 * time.Second,
+		DisableCompression:    true, // bytes pass as they are
+		ExpectContinueTimeout: time.Second,
+	}
+	proxy := &httputil.ReverseProxy{
+		Transport:     transport,
+		FlushInterval: -1, // streams are streams
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.Out.URL.Scheme = "http"
+			r.Out.URL.Host = net.JoinHostPort("session", strconv.Itoa(portOf(r.In.Host)))
+			r.Out.Host = r.In.Host
+			for _, h := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
+				if v, ok := r.In.Header[h]; ok {
+					r.Out.Header[h] = v
+				}
+			}
+		},
+		ErrorHandler: s.previewError,
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		done := s.active("preview")
+		defer done()
+		proxy.ServeHTTP(w, r)
+	})
+}
+
+// portOf returns the port that a host's first label names: <port>-ses-…; any
+// other host means the usual one.
+func portOf(host string) int {
+	label, _, _ := strings.Cut(host, ".")
+	number, rest, ok := strings.Cut(label, "-")
+	if ok && (strings.HasPrefix(rest, "ses-") || strings.HasPrefix(rest, "ses_")) {
+		if port, err := strconv.ParseUint(number, 10, 16); err == nil && port > 0 {
+			return int(port)
+		}
+	}
+	return previewPort
+}
+
+// dialApp connects to the port in addr, in the session.
+func (s *Session) dialApp(ctx context.Context, _, addr string) (net.Conn, error) {
+	_, number, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	port, err := strconv.Atoi(number)
+	if err != nil {
+		return nil, err
+	}
+	return s.box.DialPort(ctx, port)
+}
+
+func (s *Session) previewError(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() != nil {
+		return // the client went away
+	}
+	port := portOf(r.Host)
+	message := fmt.Sprintf("The app on port %d of this session did not answer: %v", port, err)
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		message = fmt.Sprintf("Nothing listens on port %d in this session. Start a web server there, for instance Bun.serve({ port: %d, fetch() { … } }).", port, port)
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	http.Error(w, message, http.StatusBadGateway)
+}

@@ -1,0 +1,233 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/buntime/buntime/driver/guest/wire"
+)
+
+// Process is a running process of a session. Waiting runners are none.
+type Process struct {
+	// Pid is the number inside the session.
+	Pid         int    `json:"pid"`
+	ExecutionID string `json:"executionId"`
+	Command     string `json:"command"`
+	StartedAt   string `json:"startedAt"`
+	// Memory is the resident size in bytes, CPUTime in milliseconds.
+	Memory  int64   `json:"memory"`
+	CPUTime float64 `json:"cpuTime"`
+	// Ports are the TCP ports it listens on.
+	Ports []int `json:"ports"`
+
+	host int // the number on the host
+}
+
+// pids lists the host pids of an execution's whole tree.
+func (s *Session) pids(e *execution) []int {
+	pids, err := e.group.Pids()
+	if err != nil {
+		return nil // the cgroup is gone, and so are they
+	}
+	return pids
+}
+
+func (s *Session) countProcesses() int {
+	n := 0
+	for _, e := range s.live() {
+		n += len(s.pids(e))
+	}
+	return n
+}
+
+// processes lists what runs, in the order of pids.
+func (s *Session) processes() []Process {
+	out := []Process{}
+	for _, e := range s.live() {
+		for _, pid := range s.pids(e) {
+			p, err := inspect(pid)
+			if err != nil {
+				continue // gone since
+			}
+			p.ExecutionID = e.ExecutionID
+			if p.Pid == e.firstPid() {
+				p.Command = e.title()
+			}
+			out = append(out, p)
+		}
+	}
+	hosts := make([]int, len(out))
+	for i, p := range out {
+		hosts[i] = p.host
+	}
+	ports := s.listeningByPid(hosts)
+	for i := range out {
+		out[i].Ports = slices.DeleteFunc(append([]int{}, ports[out[i].host]...), func(p int) bool { return p == 0 })
+		slices.Sort(out[i].Ports)
+	}
+	slices.SortFunc(out, func(a, b Process) int { return a.Pid - b.Pid })
+	return out
+}
+
+// clockTick is USER_HZ, 100 on every architecture that Linux supports today.
+const clockTick = 10 * time.Millisecond
+
+var pageSize = int64(os.Getpagesize())
+
+// inspect reads what /proc says of a process.
+func inspect(host int) (Process, error) {
+	p := Process{host: host}
+	dir := "/proc/" + strconv.Itoa(host)
+	stat, err := os.ReadFile(dir + "/stat")
+	if err != nil {
+		return p, err
+	}
+	// The name in parentheses may hold anything; the fields follow the last one.
+	end := strings.LastIndexByte(string(stat), ')')
+	fields := strings.Fields(string(stat[end+1:]))
+	if end < 0 || len(fields) < 22 {
+		return p, fmt.Errorf("parse %s/stat: %q", dir, stat)
+	}
+	if fields[0] == "Z" || fields[0] == "X" {
+		return p, os.ErrProcessDone
+	}
+	number := func(i int) int64 { n, _ := strconv.ParseInt(fields[i-3], 10, 64); return n } // proc(5) counts from 1, fields begin at the third
+	p.CPUTime = milliseconds(time.Duration(number(14)+number(15)) * clockTick)
+	p.Memory = number(24) * pageSize
+	p.StartedAt = timestamp(bootTime.Add(time.Duration(number(22)) * clockTick))
+	status, err := os.ReadFile(dir + "/status")
+	if err != nil {
+		return p, err
+	}
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, "NSpid:"); ok {
+			ids := strings.Fields(rest)
+			p.Pid, _ = strconv.Atoi(ids[len(ids)-1])
+		}
+	}
+	cmdline, err := os.ReadFile(dir + "/cmdline")
+	if err != nil {
+		return p, err
+	}
+	p.Command = strings.ToValidUTF8(strings.ReplaceAll(strings.TrimRight(string(cmdline), "\x00"), "\x00", " "), "\uFFFD")
+	return p, nil
+}
+
+// bootTime is when the machine started, to the clock tick.
+var bootTime = func() time.Time {
+	var up unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
+		return time.Time{}
+	}
+	return time.Now().Add(-time.Duration(up.Nano()))
+}()
+
+// Killed is the answer to a kill.
+type Killed struct {
+	Killed int   `json:"killed"`
+	Pids   []int `json:"pids"`
+}
+
+// killProcesses ends processes: with pid 0 all of the session, otherwise that
+// one; without a signal, or with SIGKILL, with all its descendants. A signal
+// other than SIGKILL goes to the process alone.
+func (s *Session) killProcesses(ctx context.Context, pid int, signal syscall.Signal) (Killed, error) {
+	all := s.processes()
+	if pid == 0 {
+		return s.killAll(ctx, all, signal)
+	}
+	i := slices.IndexFunc(all, func(p Process) bool { return p.Pid == pid })
+	if i < 0 {
+		return Killed{Pids: []int{}}, nil
+	}
+	target := all[i]
+	if signal != 0 && signal != syscall.SIGKILL {
+		return s.signal(ctx, []Process{target}, signal)
+	}
+	e, ok := s.find(target.ExecutionID)
+	if ok && e.firstPid() == pid {
+		tree := slices.DeleteFunc(all, func(p Process) bool { return p.ExecutionID != target.ExecutionID })
+		e.endedBy(reasonKilled)
+		s.kill(e)
+		return killed(tree), nil
+	}
+	return s.signal(ctx, descendants(all, target), syscall.SIGKILL)
+}
+
+func (s *Session) killAll(ctx context.Context, all []Process, signal syscall.Signal) (Killed, error) {
+	if signal != 0 && signal != syscall.SIGKILL {
+		return s.signal(ctx, all, signal)
+	}
+	for _, e := range s.live() {
+		e.endedBy(reasonKilled)
+		s.kill(e)
+	}
+	return killed(all), nil
+}
+
+// signal sends a signal through init, which looks the pid up in the session's
+// own pid namespace: a number that was reused can only hit the session itself.
+func (s *Session) signal(ctx context.Context, targets []Process, signal syscall.Signal) (Killed, error) {
+	var hit []Process
+	for _, p := range targets {
+		if signal == syscall.SIGKILL || signal == syscall.SIGTERM {
+			if e, ok := s.find(p.ExecutionID); ok && e.firstPid() == p.Pid {
+				e.endedBy(reasonKilled)
+			}
+		}
+		ev, err := s.guest.ask(ctx, wire.Request{Op: wire.OpSignal, Pid: p.Pid, Signal: int(signal)}, nil)
+		if err != nil {
+			return killed(hit), unavailable("signal process %d: %v", p.Pid, err)
+		}
+		if ev.Event == wire.EventSignalled {
+			hit = append(hit, p)
+		}
+	}
+	return killed(hit), nil
+}
+
+func killed(processes []Process) Killed {
+	k := Killed{Killed: len(processes), Pids: []int{}}
+	for _, p := range processes {
+		k.Pids = append(k.Pids, p.Pid)
+	}
+	return k
+}
+
+// descendants returns root and every process below it.
+func descendants(all []Process, root Process) []Process {
+	out := []Process{root}
+	for i := 0; i < len(out); i++ {
+		for _, p := range all {
+			if parent(p.host) == out[i].host && !slices.ContainsFunc(out, func(q Process) bool { return q.host == p.host }) {
+				out = append(out, p)
+			}
+		}
+	}
+	return out
+}
+
+// parent returns a process's parent on the host, 0 once it is gone.
+func parent(host int) int {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", host))
+	if err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	if len(fields) < 2 {
+		return 0
+	}
+	ppid, _ := strconv.Atoi(fields[1])
+	return ppid
+}

@@ -1,0 +1,123 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/buntime/buntime/driver/guest/wire"
+	"github.com/buntime/buntime/driver/sandbox/cgroup"
+)
+
+// runner is a Bun process that waits for code in a cgroup of its own.
+type runner struct {
+	unit  string
+	group *cgroup.Execution
+}
+
+// prepareTimeout bounds the start of a runner. Bun takes 5 ms on a quiet
+// machine and 90 with a cold page cache; a session at the end of its CPU quota
+// may wait for some periods.
+const prepareTimeout = 20 * time.Second
+
+// runners keeps some runners ready in the working directory that nearly every
+// execution uses.
+type runners struct {
+	session *Session
+	want    int
+
+	mu       sync.Mutex
+	ready    []*runner
+	starting int
+}
+
+// newUnit names a cgroup and what runs in it.
+func newUnit(kind string) string { return kind + "-" + strings.ToLower(rand.Text()[:16]) }
+
+// prepare starts a runner in dir.
+func (r *runners) prepare(ctx context.Context, dir string) (*runner, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, prepareTimeout, errors.New("the runner did not start in time"))
+	defer cancel()
+	unit := newUnit("r")
+	g, err := r.session.box.Group().NewExecution(unit)
+	if err != nil {
+		return nil, fmt.Errorf("create cgroup of a runner: %w", err)
+	}
+	run := &runner{unit: unit, group: g}
+	ev, err := r.session.prepareIn(ctx, unit, dir, g)
+	if err == nil && ev.Event != wire.EventReady {
+		err = errors.New(ev.Error)
+	}
+	if err != nil {
+		r.session.remove(g)
+		return nil, fmt.Errorf("start a runner: %w", err)
+	}
+	return run, nil
+}
+
+// take returns a ready runner for dir, or starts one.
+func (r *runners) take(ctx context.Context, dir string) (*runner, error) {
+	if dir == workspaceDir {
+		r.mu.Lock()
+		if n := len(r.ready); n > 0 {
+			run := r.ready[0]
+			r.ready = r.ready[1:]
+			r.mu.Unlock()
+			return run, nil
+		}
+		r.mu.Unlock()
+	}
+	return r.prepare(ctx, dir)
+}
+
+// fill starts runners in the background until as many are ready as wanted.
+func (r *runners) fill() {
+	r.mu.Lock()
+	missing := r.want - len(r.ready) - r.starting
+	if missing <= 0 {
+		r.mu.Unlock()
+		return
+	}
+	r.starting += missing
+	r.mu.Unlock()
+	r.session.goDo(func() {
+		for range missing {
+			run, err := r.prepare(r.session.ctx, workspaceDir)
+			r.mu.Lock()
+			r.starting--
+			if err == nil {
+				r.ready = append(r.ready, run)
+			}
+			r.mu.Unlock()
+			if err != nil && r.session.ctx.Err() == nil {
+				r.session.log.Warn("no runner could be started", "error", err)
+			}
+		}
+	})
+}
+
+// discard ends a runner that will not be used.
+func (r *runners) discard(run *runner) {
+	ctx, cancel := context.WithTimeout(r.session.ctx, killTimeout)
+	defer cancel()
+	// Init learns of it so that it forgets the runner; the cgroup is what ends it.
+	_, _ = r.session.guest.ask(ctx, wire.Request{Op: wire.OpDiscard, ID: run.unit}, nil)
+	r.session.remove(run.group)
+}
+
+// prepareIn asks init for a runner in the cgroup g.
+func (s *Session) prepareIn(ctx context.Context, unit, dir string, g *cgroup.Execution) (wire.Event, error) {
+	c, err := s.guest.requestIn(ctx, wire.Request{Op: wire.OpPrepare, ID: unit, Dir: dir}, g)
+	if err != nil {
+		return wire.Event{}, err
+	}
+	defer c.Close()
+	return c.event(ctx)
+}

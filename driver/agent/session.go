@@ -1,0 +1,273 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/buntime/buntime/driver/sandbox"
+	"github.com/buntime/buntime/driver/sandbox/cgroup"
+)
+
+// SessionConfig is what the driver knows of a session when its task starts.
+type SessionConfig struct {
+	ID      string
+	Epoch   uint64
+	Alloc   string
+	Expires time.Time // zero: never
+	// API and Preview are the host:port addresses to serve on.
+	API, Preview string
+	// MemoryLimit is in bytes, for the message of an execution that ran over it.
+	MemoryLimit int64
+}
+
+// keepEnded is how many ended executions stay in memory; older ones are read
+// from the journal.
+const keepEnded = 32
+
+// Session is one awake session: its sandbox, its executions and the listeners
+// it is reached through.
+type Session struct {
+	SessionConfig
+	log     hclog.Logger
+	box     *sandbox.Sandbox
+	files   *files
+	guest   guestHost
+	runners *runners
+	journal *history
+	limit   int64 // bytes of each stream in an answer
+
+	ctx    context.Context // ends with the session on this node
+	cancel context.CancelCauseFunc
+	tasks  sync.WaitGroup
+
+	mu         sync.Mutex
+	executions map[string]*execution // by execution id
+	ended      []string              // ids of ended ones, oldest first
+	lastActive time.Time
+	busy       map[string]int // what keeps it awake now, by kind
+
+	servers []server
+	expiry  *time.Timer
+}
+
+// errEnded is the cause with which everything of a session is cancelled.
+var errEnded = errors.New("the session has ended on this node")
+
+// touch counts as activity.
+func (s *Session) touch() {
+	s.mu.Lock()
+	s.lastActive = time.Now()
+	s.mu.Unlock()
+}
+
+// active marks the session busy with kind until the returned function is called.
+func (s *Session) active(kind string) (done func()) {
+	s.mu.Lock()
+	s.busy[kind]++
+	s.lastActive = time.Now()
+	s.mu.Unlock()
+	return func() {
+		s.mu.Lock()
+		if s.busy[kind]--; s.busy[kind] == 0 {
+			delete(s.busy, kind)
+		}
+		s.lastActive = time.Now()
+		s.mu.Unlock()
+	}
+}
+
+// goDo runs f as the session's own: Close waits for it.
+func (s *Session) goDo(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() != nil {
+		return
+	}
+	s.tasks.Go(f)
+}
+
+// add makes e known under its id, unless there is one already: then that one
+// is returned.
+func (s *Session) add(e *execution) (known *execution, added bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old, ok := s.executions[e.ExecutionID]; ok {
+		return old, false
+	}
+	s.executions[e.ExecutionID] = e
+	return e, true
+}
+
+// find returns a live or recent execution.
+func (s *Session) find(id string) (*execution, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, ok := s.executions[id]
+	return e, ok
+}
+
+// live returns the executions that have processes.
+func (s *Session) live() []*execution {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]*execution, 0, len(s.executions))
+	for _, e := range s.executions {
+		if !e.released {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// retire moves e among the ended ones and forgets the oldest.
+func (s *Session) retire(e *execution) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = append(s.ended, e.ExecutionID)
+	for i := 0; len(s.ended) > keepEnded && i < len(s.ended); {
+		if old := s.executions[s.ended[i]]; old != nil && !old.released {
+			i++ // has processes yet
+			continue
+		}
+		delete(s.executions, s.ended[i])
+		s.ended = slices.Delete(s.ended, i, i+1)
+	}
+}
+
+// forget takes e back that never started.
+func (s *Session) forget(e *execution) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.executions, e.ExecutionID)
+}
+
+// remove ends what is in an execution's cgroup and removes it.
+func (s *Session) remove(g *cgroup.Execution) {
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(s.ctx), killTimeout, errors.New("processes outlived SIGKILL"))
+	defer cancel()
+	err := g.Kill(ctx)
+	if err == nil {
+		err = g.Remove(ctx)
+	}
+	if err != nil && s.ctx.Err() == nil {
+		s.log.Warn("could not remove the cgroup of an execution", "error", err)
+	}
+}
+
+// releaseEmpty lets go of the cgroup of an ended execution once the processes
+// that it left behind are gone too.
+func (s *Session) releaseEmpty(e *execution) {
+	if len(s.pids(e)) > 0 {
+		return
+	}
+	s.mu.Lock()
+	released := e.released
+	e.released = true
+	s.mu.Unlock()
+	if released {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), killTimeout)
+	defer cancel()
+	if err := e.group.Remove(ctx); err != nil {
+		s.log.Warn("could not remove the cgroup of an execution", "execution", e.ExecutionID, "error", err)
+	}
+}
+
+// tidyEvery is how often the executions are looked at whose first process is
+// gone but not all of their processes.
+const tidyEvery = 5 * time.Second
+
+// tidy lets go of what such executions held.
+func (s *Session) tidy() {
+	tick := time.NewTicker(tidyEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-s.ctx.Done():
+			return
+		}
+		for _, e := range s.live() {
+			if !e.running() {
+				s.releaseEmpty(e)
+			}
+		}
+	}
+}
+
+// close ends what serves the session in this process. Executions stay.
+func (s *Session) close(cause error) {
+	if s.expiry != nil {
+		s.expiry.Stop()
+	}
+	s.mu.Lock()
+	s.cancel(cause)
+	s.mu.Unlock()
+	for _, srv := range s.servers {
+		srv.http.Close()
+		<-srv.done
+	}
+	s.tasks.Wait()
+	s.files.root.Close()
+}
+
+// Info is what a node tells of a session.
+type Info struct {
+	Session         string   `json:"session"`
+	Epoch           uint64   `json:"epoch"`
+	Alloc           string   `json:"alloc"`
+	State           string   `json:"state"`
+	LastActive      string   `json:"lastActive"`
+	ExpiresAt       string   `json:"expiresAt,omitempty"`
+	FilesCount      int      `json:"filesCount"`
+	ActiveProcesses int      `json:"activeProcesses"`
+	Usage           Usage    `json:"usage"`
+	AwakeBecause    []string `json:"awakeBecause"`
+}
+
+// Usage is what a session holds now: bytes of memory and disk, and the
+// milliseconds of CPU time of its awake life.
+type Usage struct {
+	Memory  int64   `json:"memory"`
+	Disk    int64   `json:"disk"`
+	CPUTime float64 `json:"cpuTime"`
+}
+
+// Info looks at the session without counting as activity.
+func (s *Session) Info() (Info, error) {
+	n, err := s.files.count()
+	if err != nil {
+		return Info{}, fmt.Errorf("count files: %w", err)
+	}
+	info := Info{
+		Session: s.ID, Epoch: s.Epoch, Alloc: s.Alloc, State: "active",
+		FilesCount: n, ActiveProcesses: s.countProcesses(), AwakeBecause: []string{},
+	}
+	if !s.Expires.IsZero() {
+		info.ExpiresAt = timestamp(s.Expires)
+	}
+	if st, err := s.box.Group().Stats(); err == nil {
+		info.Usage.Memory = int64(st.MemoryUsage)
+		info.Usage.CPUTime = milliseconds(st.CPU)
+	}
+	if u, err := s.box.Workspace().Usage(); err == nil {
+		info.Usage.Disk = int64(u.Used)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	info.LastActive = timestamp(s.lastActive)
+	for kind := range s.busy {
+		info.AwakeBecause = append(info.AwakeBecause, kind)
+	}
+	return info, nil
+}

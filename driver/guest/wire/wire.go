@@ -1,0 +1,215 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+// Package wire is what the node agent and a sandbox's init say to each other.
+//
+// Init listens on a unix socket whose path lies on the host; the listener is
+// handed to it at start, so that a restarted driver plugin can dial it again.
+// One connection carries one request: the agent sends a KindRequest frame
+// (with file descriptors where the operation takes them), then frames go both
+// ways until either side closes. A closed connection means that nobody looks
+// any more; it never ends what was started.
+//
+// A frame is a kind (1 byte), a length (4 bytes, big endian) and the payload.
+// File descriptors travel with the first byte of the frame they belong to.
+package wire
+
+// Kind tells what a frame's payload is.
+type Kind byte
+
+// From the agent to init.
+const (
+	KindRequest  Kind = 'Q' // JSON Request; descriptors as the operation says
+	KindStdin    Kind = 'i' // bytes for standard input; empty means end of file
+	KindResize   Kind = 'w' // JSON Size
+	KindSignal   Kind = 's' // JSON Signal, to the whole process group of the execution's first process
+	KindJournal  Kind = 'j' // three descriptors: stdout, stderr, order (see OpRun)
+	KindReleased Kind = 'r' // the agent will not look at this execution again
+	KindBoot     Kind = 'b' // JSON Boot with its mounts' descriptors, once, on descriptor 3
+)
+
+// From init to the agent.
+const (
+	KindStdout Kind = 'o' // bytes
+	KindStderr Kind = 'e' // bytes
+	KindEvent  Kind = 'v' // JSON Event
+)
+
+// MaxData is the largest payload of a data frame that init sends.
+const MaxData = 64 << 10
+
+// MaxRequest bounds a request frame: code of a whole execution travels in it.
+const MaxRequest = 64 << 20
+
+// Op names an operation.
+type Op string
+
+// The operations of init.
+const (
+	// OpPing answers one Event "pong" and closes.
+	OpPing Op = "ping"
+	// OpPrepare starts a runner: a Bun process that waits in its gate for
+	// code. Descriptors: the cgroup.procs files that the process writes itself
+	// into before it becomes Bun. Answers Event "ready" (Pid set) once the gate
+	// is reached, or "failed". The runner lives on after the connection closes.
+	OpPrepare Op = "prepare"
+	// OpRun hands code to the prepared runner of the same ID, or, without
+	// Code, starts Argv as a new process (a command, a cold `bun run`);
+	// descriptors then as with OpPrepare. Events: "started", then data frames,
+	// "evaluated", "exiting", and last "exited", after which init closes.
+	// A KindJournal frame may follow at any time: init then appends all output,
+	// from the first byte on, to the first two files and to the third, per
+	// piece, one byte 'o' or 'e' and the piece's length (4 bytes, big endian).
+	OpRun Op = "run"
+	// OpExec starts Argv with its input and output on the connection, TTY or
+	// not (`nomad alloc exec`). Descriptors as with OpPrepare. It dies with the
+	// connection (SIGHUP to its group, SIGKILL 5 s later).
+	OpExec Op = "exec"
+	// OpMain starts the task's main process: an ordinary Bun job. Descriptors:
+	// stdout and stderr first, then as with OpPrepare. Answers "started" or
+	// "failed" and closes. When the process has exited, init writes its Exit to
+	// the exit file and exits itself.
+	OpMain Op = "main"
+	// OpAttach follows a running or ended execution: Event "attached" with
+	// Offset (bytes of output so far, which the agent finds in the journal)
+	// and State, then as OpRun from there on.
+	OpAttach Op = "attach"
+	// OpList answers one Event "list".
+	OpList Op = "list"
+	// OpSignal sends Signal to process Pid (numbers as inside the sandbox).
+	// Answers "signalled" or "failed".
+	OpSignal Op = "signal"
+	// OpDiscard ends a prepared runner that is not wanted any more.
+	OpDiscard Op = "discard"
+)
+
+// Request is the payload of a KindRequest frame.
+type Request struct {
+	Op Op `json:"op"`
+	// ID names an execution or a runner: the execution's id from the start.
+	ID string `json:"id,omitempty"`
+	// Code is the module's source for a prepared runner.
+	Code *string `json:"code,omitempty"`
+	// Label, of an OpRun, is kept with the execution and given back by OpList
+	// and OpAttach: what a restarted plugin needs to know of it.
+	Label string `json:"label,omitempty"`
+	// Argv is the command, its first word looked up in the PATH of Env.
+	Argv []string `json:"argv,omitempty"`
+	// Env is added to (and wins over) the sandbox's environment.
+	Env map[string]string `json:"env,omitempty"`
+	// Dir is an absolute path in the sandbox.
+	Dir string `json:"dir,omitempty"`
+	TTY bool   `json:"tty,omitempty"`
+	// Stdin tells OpExec that input will come. Without it, input is /dev/null.
+	Stdin  bool `json:"stdin,omitempty"`
+	Pid    int  `json:"pid,omitempty"`
+	Signal int  `json:"signal,omitempty"`
+}
+
+// Size is a terminal's.
+type Size struct {
+	Rows uint16 `json:"rows"`
+	Cols uint16 `json:"cols"`
+}
+
+// Signal is the payload of KindSignal.
+type Signal struct {
+	Signal int `json:"signal"`
+}
+
+// Event names.
+const (
+	EventPong      = "pong"
+	EventReady     = "ready"
+	EventFailed    = "failed"
+	EventStarted   = "started"
+	EventEvaluated = "evaluated" // the module's top level, awaits included, is over
+	EventExiting   = "exiting"   // the exit code is known and all output was sent; the process tears itself down
+	EventExited    = "exited"    // the first process is reaped
+	EventAttached  = "attached"
+	EventList      = "list"
+	EventSignalled = "signalled"
+)
+
+// Event is the payload of a KindEvent frame.
+type Event struct {
+	Event string `json:"event"`
+	// Pid as inside the sandbox.
+	Pid int `json:"pid,omitempty"`
+	// Code is the exit code; 128+Signal for a death by signal.
+	Code   int    `json:"code"`
+	Signal int    `json:"signal,omitempty"`
+	Offset int64  `json:"offset,omitempty"`
+	State  string `json:"state,omitempty"` // prepared, running, exited
+	Error  string `json:"error,omitempty"`
+	// Stale, with EventFailed of OpRun: the prepared runner cannot serve any
+	// more (it died, or a file that Bun read at its start has changed); nothing
+	// of the request was run.
+	Stale      bool        `json:"stale,omitempty"`
+	Executions []Execution `json:"executions,omitempty"`
+}
+
+// Execution is one entry of a list: a prepared runner, or an execution that
+// runs or has ended and was not released.
+type Execution struct {
+	ID        string   `json:"id"`
+	State     string   `json:"state"`
+	Label     string   `json:"label,omitempty"`
+	Pid       int      `json:"pid"`
+	Argv      []string `json:"argv,omitempty"`
+	StartedAt int64    `json:"startedAt"` // unix milliseconds; 0 while prepared
+	Evaluated bool     `json:"evaluated,omitempty"`
+	Offset    int64    `json:"offset"`
+	Code      int      `json:"code"`
+	Signal    int      `json:"signal,omitempty"`
+}
+
+// Exit is what init leaves in the exit file of a sandbox with a main process.
+type Exit struct {
+	Code   int    `json:"code"`
+	Signal int    `json:"signal,omitempty"`
+	Error  string `json:"error,omitempty"`
+	At     int64  `json:"at"` // unix milliseconds
+}
+
+// Boot is what init is given when it starts. Descriptor 3 is a stream socket:
+// one KindBoot frame, the JSON of a Boot, with the descriptors of its mounts.
+// Descriptor 4 is the listening socket, 5 the exit file (open for writing), 6
+// the status pipe: init writes "ok\n" to it once it serves, or an error
+// message, and closes it.
+type Boot struct {
+	Hostname string `json:"hostname"`
+	// Root is the detached, read-only mount of the root file system: an index
+	// into the frame's descriptors.
+	Root int `json:"root"`
+	// Mounts go below Root, in this order.
+	Mounts []Mount `json:"mounts"`
+	// Env is the environment of every process in the sandbox.
+	Env map[string]string `json:"env"`
+	// UID and GID, inside, of every process but init.
+	UID int `json:"uid"`
+	GID int `json:"gid"`
+	// Bun is the absolute path of Bun in the sandbox.
+	Bun string `json:"bun"`
+	// MaxFiles is RLIMIT_NOFILE of every process but init.
+	MaxFiles uint64 `json:"maxFiles"`
+}
+
+// Mount is one mount that init makes.
+type Mount struct {
+	// Type is "fd" (move the detached mount FD, an index into the frame's
+	// descriptors, here), "tmpfs", "proc", "dev" (a minimal /dev with pts, shm
+	// and mqueue), or "file" (a read-only file with Content).
+	Type string `json:"type"`
+	// Target is absolute, inside the root. It exists in the root or in an
+	// earlier mount, or init makes it where it can.
+	Target string `json:"target"`
+	FD     int    `json:"fd,omitempty"`
+	Size   int64  `json:"size,omitempty"` // bytes, of a tmpfs
+	Mode   uint32 `json:"mode,omitempty"`
+	// UID owns the root of a tmpfs (and GID of the same number).
+	UID      int    `json:"uid,omitempty"`
+	ReadOnly bool   `json:"readOnly,omitempty"`
+	NoExec   bool   `json:"noExec,omitempty"`
+	Content  string `json:"content,omitempty"`
+}

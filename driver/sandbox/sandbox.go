@@ -1,0 +1,330 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/buntime/buntime/driver/guest/wire"
+	"github.com/buntime/buntime/driver/sandbox/cgroup"
+	"github.com/buntime/buntime/driver/sandbox/network"
+	"github.com/buntime/buntime/driver/sandbox/workspace"
+)
+
+// bootTimeout bounds what init needs until it serves: some milliseconds on
+// a quiet machine.
+const bootTimeout = 20 * time.Second
+
+// Spec is what a sandbox is to be.
+type Spec struct {
+	// Task names the sandbox in logs and to Sweep.
+	Task     string
+	Hostname string
+	Scope    cgroup.Scope
+	Limits   cgroup.Limits
+	// Disk is the size of the workspace in bytes, Files the most descriptors
+	// that a process may have open.
+	Disk  int64
+	Files int64
+	Env   map[string]string
+	// Dirs are host directories by where they appear in the sandbox, writable,
+	// with owners as they are on the host.
+	Dirs   map[string]string
+	Policy network.Policy
+	// Netns is the path of a network namespace to join instead of an own one.
+	Netns string
+}
+
+// State is what a sandbox is found by after a restart of the plugin.
+type State struct {
+	Task   string
+	Slot   int
+	Pid    int
+	Start  uint64 // of Pid, in clock ticks since boot
+	Scope  cgroup.Scope
+	Policy network.Policy
+	Netns  string
+}
+
+// Sandbox is a live sandbox, or one that has ended and is not yet destroyed.
+type Sandbox struct {
+	node      *Node
+	dir       string
+	state     State
+	group     *cgroup.Group
+	network   *network.Network
+	workspace *workspace.Workspace
+	proc      *initProcess
+
+	destroy sync.Mutex
+	gone    bool
+}
+
+// Start makes a sandbox and returns once its init serves.
+func (n *Node) Start(ctx context.Context, spec Spec) (_ *Sandbox, err error) {
+	slot, dir, err := n.takeSlot()
+	if err != nil {
+		return nil, err
+	}
+	s := &Sandbox{node: n, dir: dir, state: State{
+		Task: spec.Task, Slot: slot, Scope: spec.Scope, Policy: spec.Policy, Netns: spec.Netns,
+	}}
+	defer func() {
+		if err != nil {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), bootTimeout)
+			defer cancel()
+			if derr := s.Destroy(ctx); derr != nil {
+				err = errors.Join(err, fmt.Errorf("undo: %w", derr))
+			}
+		}
+	}()
+	if err := s.gather(ctx, spec); err != nil {
+		return nil, err
+	}
+	if err := s.boot(spec); err != nil {
+		return nil, err
+	}
+	n.mu.Lock()
+	n.boxes[slot] = s
+	n.mu.Unlock()
+	return s, nil
+}
+
+// gather makes the parts of the sandbox that do not need each other side by
+// side: together they take as long as the slowest.
+func (s *Sandbox) gather(ctx context.Context, spec Spec) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		if s.group, err = cgroup.New(spec.Scope, spec.Limits); err != nil {
+			return fmt.Errorf("create cgroups: %w", err)
+		}
+		return nil
+	})
+	g.Go(func() (err error) {
+		if spec.Netns != "" {
+			s.network, err = s.node.network.Join(spec.Netns)
+		} else {
+			s.network, err = s.node.network.Create(ctx, s.state.Slot, spec.Policy)
+		}
+		if err != nil {
+			return fmt.Errorf("create network: %w", err)
+		}
+		return nil
+	})
+	g.Go(func() (err error) {
+		if s.workspace, err = s.node.workspaces.Create(ctx, s.workspaceID(), spec.Disk); err != nil {
+			return fmt.Errorf("create workspace: %w", err)
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+func (s *Sandbox) workspaceID() string { return filepath.Base(s.dir) }
+
+// boot clones init and takes it through its start.
+func (s *Sandbox) boot(spec Spec) error {
+	sock := filepath.Join(s.dir, "init.sock")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: sock})
+	if err != nil {
+		return fmt.Errorf("create init's socket: %w", err)
+	}
+	l.SetUnlinkOnClose(false)
+	defer l.Close()
+	listener, err := l.File()
+	if err != nil {
+		return fmt.Errorf("create init's socket: %w", err)
+	}
+	defer listener.Close()
+	exit, err := os.OpenFile(filepath.Join(s.dir, "exit"), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("create exit file: %w", err)
+	}
+	defer exit.Close()
+
+	p, err := spawn(s.node.init, s.network.NS(), listener, exit, s.group, s.Owner())
+	if err != nil {
+		return err
+	}
+	s.state.Pid = p.pid
+	if s.proc, err = watch(p.pid, filepath.Join(s.dir, "exit")); err != nil {
+		// Nothing else can end it once we return.
+		_ = unix.Kill(p.pid, unix.SIGKILL)
+		return err
+	}
+	s.state.Start = s.proc.start
+	if err := s.node.writeState(s.state); err != nil {
+		return fmt.Errorf("write state: %w", err)
+	}
+	boot, mounts, err := s.layout(spec, p.pid)
+	defer closeFiles(mounts)
+	if err != nil {
+		return err
+	}
+	return p.start(boot, mounts, bootTimeout)
+}
+
+// Recover finds a sandbox again that an earlier process started. One that has
+// ended meanwhile is found too: Done is closed, and Destroy removes what is left.
+func (n *Node) Recover(ctx context.Context, st State) (*Sandbox, error) {
+	s := &Sandbox{node: n, dir: n.slotDir(st.Slot), state: st}
+	var err error
+	if s.proc, err = find(st.Pid, st.Start, filepath.Join(s.dir, "exit")); err != nil {
+		return nil, fmt.Errorf("find init of %s: %w", st.Task, err)
+	}
+	if s.group, err = cgroup.Open(st.Scope); err != nil {
+		return nil, fmt.Errorf("find cgroups of %s: %w", st.Task, err)
+	}
+	if s.workspace, err = n.workspaces.Open(ctx, s.workspaceID()); err != nil && !s.ended() {
+		return nil, fmt.Errorf("find workspace of %s: %w", st.Task, err)
+	}
+	switch {
+	case s.ended():
+		// What it had on the network went with its namespace, or Sweep finds it.
+	case st.Netns != "":
+		s.network, err = n.network.Join(st.Netns)
+	default:
+		s.network, err = n.network.Open(ctx, st.Slot, st.Pid, st.Policy)
+	}
+	if err != nil && !s.ended() {
+		return nil, fmt.Errorf("find network of %s: %w", st.Task, err)
+	}
+	n.mu.Lock()
+	n.boxes[st.Slot] = s
+	n.mu.Unlock()
+	return s, nil
+}
+
+func (s *Sandbox) ended() bool {
+	select {
+	case <-s.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// State is what Recover needs.
+func (s *Sandbox) State() State { return s.state }
+
+// Group is the sandbox's cgroups.
+func (s *Sandbox) Group() *cgroup.Group { return s.group }
+
+// Network is the sandbox's network.
+func (s *Sandbox) Network() *network.Network { return s.network }
+
+// Workspace is the sandbox's file system.
+func (s *Sandbox) Workspace() *workspace.Workspace { return s.workspace }
+
+// Owner is the host id of init, which is uid 0 inside.
+func (s *Sandbox) Owner() int { return firstID + s.state.Slot*idsPerSandbox }
+
+// Dial connects to init.
+func (s *Sandbox) Dial(ctx context.Context) (*wire.Conn, error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", filepath.Join(s.dir, "init.sock"))
+	if err != nil {
+		return nil, fmt.Errorf("dial init: %w", err)
+	}
+	return wire.NewConn(c.(*net.UnixConn)), nil
+}
+
+// Done is closed when init has ended, and with it everything in the sandbox.
+func (s *Sandbox) Done() <-chan struct{} { return s.proc.done }
+
+// Exit says how the sandbox ended, once Done is closed.
+func (s *Sandbox) Exit() wire.Exit { return s.proc.exit }
+
+// Kill ends everything in the sandbox at once. Done is closed soon after.
+func (s *Sandbox) Kill() error {
+	if err := s.proc.kill(); err != nil {
+		return fmt.Errorf("kill init of %s: %w", s.state.Task, err)
+	}
+	return nil
+}
+
+// End is Kill as an end on purpose: Exit then says success.
+func (s *Sandbox) End() error {
+	if s.ended() {
+		return nil
+	}
+	b, err := json.Marshal(wire.Exit{At: time.Now().UnixMilli()})
+	if err == nil {
+		err = os.WriteFile(filepath.Join(s.dir, "exit"), b, 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("write exit of %s: %w", s.state.Task, err)
+	}
+	return s.Kill()
+}
+
+// Destroy ends the sandbox if it still runs and removes all that belongs to it.
+// It may be called again after an error.
+func (s *Sandbox) Destroy(ctx context.Context) error {
+	s.destroy.Lock()
+	defer s.destroy.Unlock()
+	if s.gone {
+		return nil
+	}
+	if s.proc != nil {
+		if err := s.Kill(); err != nil {
+			return err
+		}
+		select {
+		case <-s.Done():
+		case <-ctx.Done():
+			return fmt.Errorf("wait for init of %s to end: %w", s.state.Task, context.Cause(ctx))
+		}
+	}
+	var errs []error
+	if s.group != nil {
+		errs = append(errs, s.group.Destroy(ctx))
+	}
+	if s.network != nil {
+		s.network.Destroy()
+	}
+	if s.workspace != nil {
+		errs = append(errs, s.workspace.Destroy(ctx))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("destroy sandbox of %s: %w", s.state.Task, err)
+	}
+	// Last, since it frees the slot: ids and addresses may be another's now.
+	if err := os.RemoveAll(s.dir); err != nil {
+		return fmt.Errorf("free slot %d: %w", s.state.Slot, err)
+	}
+	s.gone = true
+	s.node.mu.Lock()
+	if s.node.boxes[s.state.Slot] == s {
+		delete(s.node.boxes, s.state.Slot)
+	}
+	s.node.mu.Unlock()
+	return nil
+}
+
+// MarshalState encodes a State for a task's handle.
+func MarshalState(st State) []byte {
+	b, _ := json.Marshal(st) // a struct of plain fields
+	return b
+}
+
+// UnmarshalState reads what MarshalState wrote.
+func UnmarshalState(b []byte) (State, error) {
+	var st State
+	if err := json.Unmarshal(b, &st); err != nil {
+		return st, fmt.Errorf("parse state of a sandbox: %w", err)
+	}
+	return st, nil
+}

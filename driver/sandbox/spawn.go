@@ -1,0 +1,182 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package sandbox
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/buntime/buntime/driver/guest/wire"
+	"github.com/buntime/buntime/driver/sandbox/cgroup"
+)
+
+// loadInit copies the init binary into sealed memory. Every sandbox runs this
+// one copy: what a sandbox reaches through /proc/1/exe is no file of the host
+// and cannot be written (the class of CVE-2019-5736).
+func loadInit(path string) (*os.File, error) {
+	src, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open init: %w", err)
+	}
+	defer src.Close()
+	flags := unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
+	fd, err := unix.MemfdCreate("buntime-init", flags|unix.MFD_EXEC)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3
+		fd, err = unix.MemfdCreate("buntime-init", flags)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("create memory file for init: %w", err)
+	}
+	mem := os.NewFile(uintptr(fd), "buntime-init")
+	if _, err := io.Copy(mem, src); err != nil {
+		mem.Close()
+		return nil, fmt.Errorf("copy init %s: %w", path, err)
+	}
+	const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+	if _, err := unix.FcntlInt(mem.Fd(), unix.F_ADD_SEALS, seals); err != nil {
+		mem.Close()
+		return nil, fmt.Errorf("seal init: %w", err)
+	}
+	return mem, nil
+}
+
+// process is a freshly cloned init that waits for its Boot.
+type process struct {
+	pid    int
+	boot   *os.File // our end of its descriptor 3
+	status *os.File // where it reports
+}
+
+// spawn clones init into namespaces of its own, into netns and into group.
+// uidBase is the first of the 65,536 host ids that the sandbox's ids are mapped
+// to.
+func spawn(init, netns, listener, exit *os.File, group *cgroup.Group, uidBase int) (*process, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("create boot socket: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(pair[0]), "boot"), os.NewFile(uintptr(pair[1]), "boot")
+	defer theirs.Close()
+	statusR, statusW, err := os.Pipe()
+	if err != nil {
+		ours.Close()
+		return nil, fmt.Errorf("create status pipe: %w", err)
+	}
+	defer statusW.Close()
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		ours.Close()
+		statusR.Close()
+		return nil, err
+	}
+	defer null.Close()
+
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: uidBase, Size: idsPerSandbox}}
+	attr := &syscall.ProcAttr{
+		Dir: "/",
+		Env: []string{"GOMAXPROCS=2", "GOGC=40"},
+		Files: []uintptr{
+			null.Fd(), null.Fd(), null.Fd(),
+			theirs.Fd(), listener.Fd(), exit.Fd(), statusW.Fd(),
+		},
+		Sys: &syscall.SysProcAttr{
+			Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID |
+				unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
+			UidMappings:                ids,
+			GidMappings:                ids,
+			GidMappingsEnableSetgroups: true,
+			Credential:                 &syscall.Credential{},
+			Setsid:                     true,
+		},
+	}
+	exe := fmt.Sprintf("/proc/self/fd/%d", init.Fd())
+	pid, err := inNetNS(netns, func() (int, error) {
+		end, err := group.BeginInit(attr.Sys)
+		if err != nil {
+			return 0, err
+		}
+		defer end()
+		return syscall.ForkExec(exe, []string{"buntime-init"}, attr)
+	})
+	runtime.KeepAlive(init)
+	if err != nil {
+		ours.Close()
+		statusR.Close()
+		return nil, fmt.Errorf("clone init: %w", err)
+	}
+	return &process{pid: pid, boot: ours, status: statusR}, nil
+}
+
+// inNetNS runs f on a thread that is in netns. The thread is given up
+// afterwards: leaving it locked makes the Go runtime end it, which is cheaper to
+// be sure of than a way back.
+func inNetNS(netns *os.File, f func() (int, error)) (int, error) {
+	type result struct {
+		pid int
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		runtime.LockOSThread()
+		if err := unix.Setns(int(netns.Fd()), unix.CLONE_NEWNET); err != nil {
+			done <- result{err: fmt.Errorf("enter network namespace: %w", err)}
+			return
+		}
+		pid, err := f()
+		done <- result{pid, err}
+	}()
+	r := <-done
+	return r.pid, r.err
+}
+
+// start hands init its Boot and waits until it serves.
+func (p *process) start(boot wire.Boot, mounts []*os.File, timeout time.Duration) error {
+	defer p.boot.Close()
+	defer p.status.Close()
+	body, err := json.Marshal(boot)
+	if err != nil {
+		return fmt.Errorf("encode boot: %w", err)
+	}
+	frame := make([]byte, 5, 5+len(body))
+	frame[0] = byte(wire.KindBoot)
+	binary.BigEndian.PutUint32(frame[1:], uint32(len(body)))
+	frame = append(frame, body...)
+	fds := make([]int, len(mounts))
+	for i, m := range mounts {
+		fds[i] = int(m.Fd())
+	}
+	n, err := unix.SendmsgN(int(p.boot.Fd()), frame, unix.UnixRights(fds...), nil, 0)
+	runtime.KeepAlive(mounts)
+	if err == nil && n < len(frame) {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
+		return fmt.Errorf("send boot to init: %w", err)
+	}
+	if err := p.status.SetReadDeadline(time.Now().Add(timeout)); err != nil {
+		return err
+	}
+	answer, err := io.ReadAll(p.status)
+	if err != nil {
+		return fmt.Errorf("wait %s for init to serve: %w", timeout, err)
+	}
+	switch s := strings.TrimSpace(string(answer)); s {
+	case "ok":
+		return nil
+	case "":
+		return errors.New("init died before it served")
+	default:
+		return fmt.Errorf("init: %s", s)
+	}
+}
