@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"sync"
 	"time"
@@ -18,7 +19,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/buntime/buntime/driver"
-	"github.com/buntime/buntime/driver/claim"
 	"github.com/buntime/buntime/driver/sandbox"
 	"github.com/buntime/buntime/driver/sandbox/cgroup"
 	"github.com/buntime/buntime/driver/sandbox/network"
@@ -111,12 +111,18 @@ var errPluginStops = errors.New("the driver plugin is stopping")
 
 // Start implements driver.Runtime.
 func (a *Agent) Start(ctx context.Context, task *driver.Task) (driver.Instance, error) {
-	box, err := a.node.Start(ctx, specOf(task))
+	// A session's claim is public by now: who comes early waits in the backlog.
+	doors, err := openDoors(ctx, task)
 	if err != nil {
 		return nil, err
 	}
+	box, err := a.node.Start(ctx, specOf(task))
+	if err != nil {
+		doors.close()
+		return nil, err
+	}
 	i := a.newInstance(task, box)
-	if err = i.open(ctx); err == nil && task.Session == nil {
+	if err = i.open(ctx, doors, false); err == nil && task.Session == nil {
 		err = i.startMain(ctx)
 	}
 	if err != nil {
@@ -141,8 +147,9 @@ func (a *Agent) Recover(ctx context.Context, task *driver.Task, state []byte) (d
 		return i, nil
 	default:
 	}
-	if err = i.open(ctx); err == nil && i.session != nil {
-		err = i.session.recover(ctx)
+	doors, err := openDoors(ctx, task)
+	if err == nil {
+		err = i.open(ctx, doors, true)
 	}
 	if err != nil {
 		return nil, errors.Join(err, i.Destroy(context.WithoutCancel(ctx)))
@@ -206,19 +213,40 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox, end func()) 
 		executions: make(map[string]*execution), busy: make(map[string]int), lastActive: time.Now(),
 	}
 	s.runners = &runners{session: s, want: readyRunners}
-	if err := s.serve(s.API, s.api(claim.Token(a.config.NodeSecret, s.ID))); err != nil {
-		s.close(err)
-		return nil, err
-	}
-	if err := s.serve(s.Preview, s.preview()); err != nil {
-		s.close(err)
-		return nil, err
-	}
 	if !s.Expires.IsZero() {
 		s.expiry = time.AfterFunc(time.Until(s.Expires), end)
 	}
 	s.goDo(s.tidy)
 	return s, nil
+}
+
+// doors are the listeners of a session.
+type doors struct {
+	api, preview net.Listener
+}
+
+// openDoors listens on a session's addresses; an ordinary job has none.
+func openDoors(ctx context.Context, task *driver.Task) (d doors, err error) {
+	if task.Session == nil {
+		return d, nil
+	}
+	var lc net.ListenConfig
+	if d.api, err = lc.Listen(ctx, "tcp", task.API); err == nil {
+		d.preview, err = lc.Listen(ctx, "tcp", task.Preview)
+	}
+	if err != nil {
+		d.close()
+		return doors{}, fmt.Errorf("listen for the session: %w", err)
+	}
+	return d, nil
+}
+
+func (d doors) close() {
+	for _, l := range []net.Listener{d.api, d.preview} {
+		if l != nil {
+			l.Close()
+		}
+	}
 }
 
 const (

@@ -104,6 +104,7 @@ func (s *Session) runCode(ctx context.Context, req ExecuteRequest, l label, dir 
 			return nil, unavailable("start Bun: %v", err)
 		}
 		e := s.newExecution(l, run.unit, run.group, timeout)
+		e.cpuBefore = run.cpu
 		if known, added := s.add(e); !added {
 			s.goDo(func() { s.runners.discard(run) })
 			return known, nil
@@ -209,6 +210,12 @@ func (s *Session) follow(e *execution, c *guest) {
 			return e.event(ev)
 		})
 		begin.Stop()
+		if err == nil && len(s.pids(e)) > 0 {
+			e.journal.begin(e, c) // what it left behind may print yet
+		}
+		if err == nil {
+			_ = c.Write(wire.KindReleased, nil) // a connection that broke says it too
+		}
 		if err != nil && s.ctx.Err() != nil {
 			return // this process lets go; the execution stays, init keeps its output
 		}

@@ -32,10 +32,10 @@ type Result struct {
 	Stderr   string `json:"stderr"`
 	ExitCode int    `json:"exitCode"`
 	// ExecutionTime and CPUTime are in milliseconds.
-	ExecutionTime float64 `json:"executionTime"`
+	ExecutionTime int64 `json:"executionTime"`
 	// MemoryUsed is the peak of this execution alone, in bytes.
 	MemoryUsed   int64    `json:"memoryUsed"`
-	CPUTime      float64  `json:"cpuTime"`
+	CPUTime      int64    `json:"cpuTime"`
 	TimedOut     bool     `json:"timedOut"`
 	FilesWritten []string `json:"filesWritten"`
 	ExecutionID  string   `json:"executionId"`
@@ -75,6 +75,8 @@ type execution struct {
 	group   *cgroup.Execution
 	output  *output
 	journal *journal
+	// cpuBefore is what the runner's start took, which is nobody's.
+	cpuBefore time.Duration
 
 	// answered is closed at the first of: exit, background, time-out, loss.
 	answered chan struct{}
@@ -188,7 +190,7 @@ func (e *execution) measure(code, signal int) Result {
 	var oomKills uint64
 	if st, err := e.group.Stats(); err == nil {
 		r.MemoryUsed = int64(st.MemoryPeak)
-		r.CPUTime = milliseconds(st.CPU)
+		r.CPUTime = milliseconds(st.CPU - e.cpuBefore)
 		oomKills = st.OOMKills
 	}
 	switch {
@@ -274,6 +276,7 @@ func (e *execution) event(ev wire.Event) bool {
 	return false
 }
 
-func milliseconds(d time.Duration) float64 {
-	return float64(d.Round(10*time.Microsecond)) / float64(time.Millisecond)
+// milliseconds rounds to whole ones.
+func milliseconds(d time.Duration) int64 {
+	return d.Round(time.Millisecond).Milliseconds()
 }

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -80,8 +81,10 @@ func fileError(field, p string, err error) error {
 		return err
 	case errors.Is(err, fs.ErrNotExist):
 		return notFound("file_not_found", "there is no %s in the workspace", p)
-	case strings.HasSuffix(err.Error(), "path escapes from parent"): // os has no exported name for it
-		return invalid(field, "path %q leads outside %s through a symbolic link", p, workspaceDir)
+	case escapes(err):
+		return invalid(field, "path %q leaves %s through a symbolic link", p, workspaceDir)
+	case errors.Is(err, syscall.ENXIO): // a socket, or a device without driver
+		return invalid(field, "path %q is no regular file", p)
 	case errors.Is(err, syscall.ELOOP):
 		return invalid(field, "path %q has too many symbolic links", p)
 	case errors.Is(err, syscall.ENAMETOOLONG):
@@ -101,6 +104,61 @@ func fileError(field, p string, err error) error {
 	return fmt.Errorf("access %s: %w", p, err)
 }
 
+// escapes tells whether an os.Root refused to leave itself. It has no exported
+// error for that.
+func escapes(err error) bool {
+	return err != nil && strings.HasSuffix(err.Error(), "path escapes from parent")
+}
+
+// inside calls op with name and, should a link lead out of the os.Root, once
+// more with the links resolved as the session sees them: to it, a link to
+// /workspace/x stays inside. However the session changes its links meanwhile,
+// op goes through the os.Root.
+func (f *files) inside(name string, op func(name string) error) error {
+	err := op(name)
+	if !escapes(err) {
+		return err
+	}
+	resolved, ok := f.resolve(name)
+	if !ok {
+		return err
+	}
+	return op(resolved)
+}
+
+// resolve follows the symbolic links in all but the last part of name, and
+// there too where the last is one with an absolute target. It is false where a
+// link leaves the workspace.
+func (f *files) resolve(name string) (string, bool) {
+	parts := strings.Split(name, "/")
+	done := "."
+	for links := 0; len(parts) > 0; {
+		next := path.Join(done, parts[0])
+		rest := parts[1:]
+		st, err := f.root.Lstat(next)
+		if err != nil || st.Mode()&fs.ModeSymlink == 0 {
+			if strings.HasPrefix(next, "../") || next == ".." {
+				return "", false
+			}
+			done, parts = next, rest
+			continue
+		}
+		link, err := f.root.Readlink(next)
+		if links++; err != nil || links > 40 { // the kernel's own limit
+			return "", false
+		}
+		if !path.IsAbs(link) {
+			link = path.Join(workspaceDir, done, link)
+		}
+		target, err := clean("", link)
+		if err != nil {
+			return "", false
+		}
+		done, parts = ".", append(strings.Split(target, "/"), rest...)
+	}
+	return done, true
+}
+
 // list returns one level of a directory, sorted by path, and the number of its
 // entries.
 func (f *files) list(p string, limit, offset int) ([]File, int, error) {
@@ -108,7 +166,12 @@ func (f *files) list(p string, limit, offset int) ([]File, int, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	d, err := f.root.OpenFile(dir, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	var d *os.File
+	err = f.inside(dir, func(name string) (err error) {
+		d, err = f.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+		dir = name
+		return err
+	})
 	if err != nil {
 		return nil, 0, fileError("path", p, err)
 	}
@@ -122,9 +185,7 @@ func (f *files) list(p string, limit, offset int) ([]File, int, error) {
 	if err != nil {
 		return nil, 0, fileError("path", p, err)
 	}
-	if dir == "." {
-		names = slices.DeleteFunc(names, func(n string) bool { return n == historyDir })
-	}
+	names = slices.DeleteFunc(names, func(n string) bool { return hidden(dir, n) })
 	slices.Sort(names)
 	page := names[min(offset, len(names)):]
 	page = page[:min(limit, len(page))]
@@ -138,6 +199,14 @@ func (f *files) list(p string, limit, offset int) ([]File, int, error) {
 		out = append(out, fileOf(entry, st))
 	}
 	return out, len(names), nil
+}
+
+// entryName is what code is run from, as long as it runs (package guest).
+var entryName = regexp.MustCompile(`^\.buntime(-[0-9]+)?\.ts$`)
+
+// hidden tells whether a name in dir is ours and not the session's.
+func hidden(dir, name string) bool {
+	return entryName.MatchString(name) || dir == "." && name == historyDir
 }
 
 func fileOf(p string, st fs.FileInfo) File {
@@ -176,7 +245,8 @@ func (f *files) write(field, p string, content []byte) (string, error) {
 	if name == "." || strings.HasSuffix(p, "/") {
 		return "", invalid(field, "path %q names a directory", p)
 	}
-	if err := f.writeFile(name, content); err != nil {
+	err = f.inside(name, func(name string) error { return f.writeFile(name, content) })
+	if err != nil {
 		return "", fileError(field, p, err)
 	}
 	return name, nil
@@ -238,7 +308,10 @@ func (f *files) follow(name string) (string, error) {
 			return "", err
 		}
 		if path.IsAbs(link) {
-			return "", invalid("path", "path %q is a symbolic link with an absolute target", name)
+			if name, err = clean("path", link); err != nil {
+				return "", err
+			}
+			continue
 		}
 		name = path.Join(path.Dir(name), link)
 	}
@@ -276,11 +349,15 @@ func (f *files) open(p string) (*os.File, fs.FileInfo, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	r, err := f.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	var r *os.File
+	err = f.inside(name, func(name string) (err error) {
+		r, err = f.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+		return err
+	})
+	if errors.Is(err, syscall.ENOTDIR) {
+		err = fs.ErrNotExist // to who reads, there is just nothing of that name
+	}
 	if err != nil {
-		if errors.Is(err, syscall.ENXIO) { // a socket, or a device without driver
-			return nil, nil, invalid("path", "path %q is no regular file", p)
-		}
 		return nil, nil, fileError("path", p, err)
 	}
 	st, err := r.Stat()
@@ -307,13 +384,17 @@ func (f *files) remove(p string, recursive bool) (string, error) {
 	if name == "." {
 		return "", invalid("path", "the workspace itself cannot be deleted")
 	}
-	if _, err := f.root.Lstat(name); err != nil {
-		return "", fileError("path", p, err)
-	}
-	if recursive {
-		err = f.root.RemoveAll(name)
-	} else {
-		err = f.root.Remove(name)
+	err = f.inside(name, func(name string) error {
+		if _, err := f.root.Lstat(name); err != nil {
+			return err
+		}
+		if recursive {
+			return f.root.RemoveAll(name)
+		}
+		return f.root.Remove(name)
+	})
+	if errors.Is(err, syscall.ENOTDIR) {
+		err = fs.ErrNotExist
 	}
 	if err != nil {
 		return "", fileError("path", p, err)
@@ -332,9 +413,9 @@ func (f *files) count() (int, error) {
 		switch {
 		case err != nil:
 			return fs.SkipDir // deleted meanwhile
-		case p == historyDir:
+		case d.IsDir() && hidden(path.Dir(p), path.Base(p)):
 			return fs.SkipDir
-		case !d.IsDir():
+		case !d.IsDir() && !hidden(path.Dir(p), path.Base(p)):
 			n++
 		}
 		if n >= countLimit {

@@ -42,8 +42,9 @@ type journal struct {
 	label  label
 	source string
 
-	mu    sync.Mutex
-	given bool // init has the files and appends to them
+	mu       sync.Mutex
+	given    bool // init has the files and appends to them
+	finished bool
 }
 
 func (h *history) of(l label, source string) *journal {
@@ -60,13 +61,13 @@ func (j *journal) sourceName() string {
 	return "command.sh"
 }
 
-// begin makes the entry of an execution that still runs and hands its files to
-// init, which writes the output there from its first byte on.
+// begin makes the entry of an execution that goes on, or whose processes do, and
+// hands its files to init, which writes the output there from its first byte on.
 func (j *journal) begin(e *execution, c *guest) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if !e.running() {
-		return // finish writes the whole
+	if j.given || j.finished {
+		return
 	}
 	if err := j.create(e.lookup()); err != nil {
 		return // a full workspace, most likely; finish reports it
@@ -115,32 +116,16 @@ func (j *journal) finish(e *execution, r Result) error {
 	if pid := e.firstPid(); j.given && pid != 0 {
 		_ = j.h.files.root.Remove(processPath(pid))
 	}
-	r.State = stateExited
+	r.State, j.finished = stateExited, true
 	if err := j.create(r); err != nil {
 		return err
 	}
-	if pieces, whole := e.output.whole(); whole && !j.complete(e.output.offset()) {
+	if pieces, whole := e.output.whole(); whole && !j.given {
 		if err := j.write(pieces); err != nil {
 			return err
 		}
 	}
 	return j.h.prune()
-}
-
-// complete tells whether init wrote all of the output down.
-func (j *journal) complete(total int64) bool {
-	if !j.given {
-		return false
-	}
-	var sum int64
-	for _, name := range []string{"stdout", "stderr"} {
-		st, err := j.h.files.root.Lstat(path.Join(entryDir(j.label.ExecutionID), name))
-		if err != nil {
-			return false
-		}
-		sum += st.Size()
-	}
-	return sum >= total
 }
 
 // write makes the three output files from pieces.

@@ -30,12 +30,8 @@ type server struct {
 	done chan struct{}
 }
 
-// serve answers on addr with h until close.
-func (s *Session) serve(addr string, h http.Handler) error {
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return fmt.Errorf("listen for the session on %s: %w", addr, err)
-	}
+// serve answers on l with h until close.
+func (s *Session) serve(l net.Listener, h http.Handler) {
 	srv := server{
 		http: &http.Server{
 			Handler:           h,
@@ -50,10 +46,9 @@ func (s *Session) serve(addr string, h http.Handler) error {
 	go func() {
 		defer close(srv.done)
 		if err := srv.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			s.log.Error("a listener of the session ended", "address", addr, "error", err)
+			s.log.Error("a listener of the session ended", "address", l.Addr().String(), "error", err)
 		}
 	}()
-	return nil
 }
 
 // api is what front-ends call, with the session's token.
@@ -143,7 +138,7 @@ func (s *Session) serveExecute(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Server-Timing", fmt.Sprintf("exec;dur=%.2f", milliseconds(time.Since(begin))))
+	w.Header().Set("Server-Timing", fmt.Sprintf("exec;dur=%.2f", float64(time.Since(begin))/float64(time.Millisecond)))
 	writeJSON(w, http.StatusOK, res)
 	return nil
 }

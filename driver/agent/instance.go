@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/buntime/buntime/driver"
+	"github.com/buntime/buntime/driver/claim"
 	"github.com/buntime/buntime/driver/guest/wire"
 	"github.com/buntime/buntime/driver/sandbox"
 )
@@ -43,7 +44,8 @@ func (a *Agent) newInstance(task *driver.Task, box *sandbox.Sandbox) *instance {
 }
 
 // open begins to serve the sandbox: a session's listeners, or a job's ports.
-func (i *instance) open(ctx context.Context) error {
+// Of a recovered one, what runs in it is known before anybody can ask.
+func (i *instance) open(ctx context.Context, doors doors, recovered bool) error {
 	if i.task.Session == nil {
 		for _, p := range i.task.Ports {
 			f, err := listenForward(ctx, i.box, p, i.agent.log)
@@ -56,10 +58,19 @@ func (i *instance) open(ctx context.Context) error {
 	}
 	s, err := i.agent.newSession(i.task, i.box, i.expire)
 	if err != nil {
+		doors.close()
 		return err
 	}
 	i.session = s
+	if recovered {
+		if err := s.recover(ctx); err != nil {
+			doors.close()
+			return err
+		}
+	}
 	s.runners.fill()
+	s.serve(doors.api, s.api(claim.Token(i.agent.config.NodeSecret, s.ID)))
+	s.serve(doors.preview, s.preview())
 	return nil
 }
 

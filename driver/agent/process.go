@@ -26,8 +26,8 @@ type Process struct {
 	Command     string `json:"command"`
 	StartedAt   string `json:"startedAt"`
 	// Memory is the resident size in bytes, CPUTime in milliseconds.
-	Memory  int64   `json:"memory"`
-	CPUTime float64 `json:"cpuTime"`
+	Memory  int64 `json:"memory"`
+	CPUTime int64 `json:"cpuTime"`
 	// Ports are the TCP ports it listens on.
 	Ports []int `json:"ports"`
 
@@ -119,6 +119,9 @@ func inspect(host int) (Process, error) {
 	cmdline, err := os.ReadFile(dir + "/cmdline")
 	if err != nil {
 		return p, err
+	}
+	if len(cmdline) == 0 {
+		return p, os.ErrProcessDone // it is just ending: its memory is gone
 	}
 	p.Command = strings.ToValidUTF8(strings.ReplaceAll(strings.TrimRight(string(cmdline), "\x00"), "\x00", " "), "\uFFFD")
 	return p, nil

@@ -77,6 +77,11 @@ func (s *Session) adopt(ctx context.Context, x wire.Execution, l label, e *execu
 	})
 	e.output.skipTo(ev.Offset)
 	e.timer = time.AfterFunc(time.Until(l.Deadline), func() { s.timeOut(e) })
+	if x.Evaluated {
+		if _, listens := s.listening(s.pids(e)); listens {
+			e.background()
+		}
+	}
 	s.follow(e, c)
 	if x.Evaluated {
 		s.goDo(func() { s.awaitListening(e) })

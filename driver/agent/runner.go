@@ -20,6 +20,7 @@ import (
 type runner struct {
 	unit  string
 	group *cgroup.Execution
+	cpu   time.Duration // what its start took
 }
 
 // prepareTimeout bounds the start of a runner. Bun takes 5 ms on a quiet
@@ -58,6 +59,9 @@ func (r *runners) prepare(ctx context.Context, dir string) (*runner, error) {
 	if err != nil {
 		r.session.remove(g)
 		return nil, fmt.Errorf("start a runner: %w", err)
+	}
+	if st, err := g.Stats(); err == nil {
+		run.cpu = st.CPU
 	}
 	return run, nil
 }

@@ -238,9 +238,9 @@ type Info struct {
 // Usage is what a session holds now: bytes of memory and disk, and the
 // milliseconds of CPU time of its awake life.
 type Usage struct {
-	Memory  int64   `json:"memory"`
-	Disk    int64   `json:"disk"`
-	CPUTime float64 `json:"cpuTime"`
+	Memory  int64 `json:"memory"`
+	Disk    int64 `json:"disk"`
+	CPUTime int64 `json:"cpuTime"`
 }
 
 // Info looks at the session without counting as activity.

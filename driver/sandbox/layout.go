@@ -37,7 +37,9 @@ var environment = map[string]string{
 	"BUN_INSTALL_CACHE_DIR": "/workspace/.buntime/install",
 	// Bun's cache of transpiled sources would fill the home directory.
 	"BUN_RUNTIME_TRANSPILER_CACHE_PATH": "0",
-	"DO_NOT_TRACK":                      "1",
+	// Bun brings its own certificates; these are the operator's.
+	"NODE_EXTRA_CA_CERTS": certFile,
+	"DO_NOT_TRACK":        "1",
 }
 
 // layout says what the sandbox looks like from inside and returns the mounts to

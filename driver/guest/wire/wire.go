@@ -14,6 +14,8 @@
 // File descriptors travel with the first byte of the frame they belong to.
 package wire
 
+import "strings"
+
 // Kind tells what a frame's payload is.
 type Kind byte
 
@@ -38,6 +40,20 @@ const (
 // MaxData is the largest payload of a data frame that init sends.
 const MaxData = 64 << 10
 
+// IsEntry tells whether a file of this name, in a directory that code runs in,
+// is the module of running code, which init puts there for as long as its
+// process lives: .buntime.ts, .buntime-2.ts and so on.
+func IsEntry(name string) bool {
+	n, ok := strings.CutPrefix(name, ".buntime")
+	if !ok {
+		return false
+	}
+	if n, ok = strings.CutSuffix(n, ".ts"); !ok {
+		return false
+	}
+	return n == "" || n[0] == '-' && len(n) > 1 && strings.Trim(n[1:], "0123456789") == ""
+}
+
 // MaxRequest bounds a request frame: code of a whole execution travels in it.
 const MaxRequest = 64 << 20
 
@@ -54,12 +70,18 @@ const (
 	// is reached, or "failed". The runner lives on after the connection closes.
 	OpPrepare Op = "prepare"
 	// OpRun hands code to the prepared runner of the same ID, or, without
-	// Code, starts Argv as a new process (a command, a cold `bun run`);
-	// descriptors then as with OpPrepare. Events: "started", then data frames,
-	// "evaluated", "exiting", and last "exited", after which init closes.
+	// Code, starts Argv as a new process (a command); descriptors then as with
+	// OpPrepare. A runner that would not do what a fresh Bun does (it died, what
+	// Bun read at its start has changed, Env is not the one it was prepared
+	// with) is replaced by a fresh Bun in the same cgroups first, which takes
+	// some milliseconds more. Events: "started", then data frames, "evaluated",
+	// "exiting", and last "exited", after which init sends nothing more; it
+	// still takes frames until the agent closes.
 	// A KindJournal frame may follow at any time: init then appends all output,
 	// from the first byte on, to the first two files and to the third, per
 	// piece, one byte 'o' or 'e' and the piece's length (4 bytes, big endian).
+	// Until then init keeps up to 1 MiB of it, then lets the execution wait;
+	// after 10 s it drops the oldest output instead and says so on stderr.
 	OpRun Op = "run"
 	// OpExec starts Argv with its input and output on the connection, TTY or
 	// not (`nomad alloc exec`). Descriptors as with OpPrepare. It dies with the
@@ -71,15 +93,17 @@ const (
 	// the exit file and exits itself.
 	OpMain Op = "main"
 	// OpAttach follows a running or ended execution: Event "attached" with
-	// Offset (bytes of output so far, which the agent finds in the journal)
-	// and State, then as OpRun from there on.
+	// Offset (bytes of output so far, which the agent finds in the journal; 0
+	// where none was given) and State, then as OpRun from there on. Ended
+	// executions are kept until they are released, at most the newest 64.
 	OpAttach Op = "attach"
 	// OpList answers one Event "list".
 	OpList Op = "list"
-	// OpSignal sends Signal to process Pid (numbers as inside the sandbox).
-	// Answers "signalled" or "failed".
+	// OpSignal sends Signal to process Pid (numbers as inside the sandbox), or
+	// to the process group -Pid. Answers "signalled" or "failed".
 	OpSignal Op = "signal"
-	// OpDiscard ends a prepared runner that is not wanted any more.
+	// OpDiscard ends a prepared runner that is not wanted any more. Answers
+	// "exited" once it is gone, or "failed".
 	OpDiscard Op = "discard"
 )
 
@@ -136,15 +160,16 @@ type Event struct {
 	Event string `json:"event"`
 	// Pid as inside the sandbox.
 	Pid int `json:"pid,omitempty"`
-	// Code is the exit code; 128+Signal for a death by signal.
+	// Code is the exit code; 128+Signal for a death by signal. With EventFailed
+	// of a command it is what a shell would say: 127 where it was not found, 126
+	// where it cannot be executed.
 	Code   int    `json:"code"`
 	Signal int    `json:"signal,omitempty"`
 	Offset int64  `json:"offset,omitempty"`
-	State  string `json:"state,omitempty"` // prepared, running, exited
+	State  string `json:"state,omitempty"` // running, exited
 	Error  string `json:"error,omitempty"`
-	// Stale, with EventFailed of OpRun: the prepared runner cannot serve any
-	// more (it died, or a file that Bun read at its start has changed); nothing
-	// of the request was run.
+	// Stale, with EventFailed of OpRun: init knows of no runner prepared under
+	// this ID; nothing of the request was run.
 	Stale      bool        `json:"stale,omitempty"`
 	Executions []Execution `json:"executions,omitempty"`
 }

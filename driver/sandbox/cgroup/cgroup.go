@@ -25,7 +25,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/opencontainers/cgroups"
@@ -209,27 +208,6 @@ func (g *Group) Executions() ([]string, error) {
 		return nil, fmt.Errorf("list executions: %w", err)
 	}
 	return ids, nil
-}
-
-// AddInit moves the process pid to where init belongs.
-//
-// The kernel waits for a grace period of RCU in the first write to a
-// cgroup.procs after a pause: 4 to 28 ms, median 12 (Linux 6.18, 2 cores),
-// against 10 µs for each further one. BeginInit costs none of it.
-func (g *Group) AddInit(pid int) error {
-	dirs := make([]string, 0, len(g.dirs)+1)
-	for i := range g.dirs {
-		dirs = append(dirs, g.init(i))
-	}
-	if g.scope.Cpuset != "" {
-		dirs = append(dirs, g.scope.Cpuset)
-	}
-	for _, dir := range dirs {
-		if err := cgroups.WriteFile(dir, cgroups.CgroupProcesses, strconv.Itoa(pid)); err != nil {
-			return fmt.Errorf("add init to cgroup %s: %w", dir, err)
-		}
-	}
-	return nil
 }
 
 // children lists the cgroups directly below dir.

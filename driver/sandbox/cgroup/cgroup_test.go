@@ -4,6 +4,7 @@
 package cgroup
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,6 +19,7 @@ import (
 	"testing"
 
 	"github.com/opencontainers/cgroups"
+	"golang.org/x/sys/unix"
 )
 
 func TestDetect(t *testing.T) {
@@ -109,37 +111,89 @@ func TestReopen(t *testing.T) {
 // the cgroup tree, start a process in an execution.
 func TestJoin(t *testing.T) {
 	const base = 0x1000_0000
-	ways := map[string]func(*Execution) ([]*os.File, error){
-		"procs": (*Execution).ProcsFiles,
-		"join":  func(e *Execution) ([]*os.File, error) { return e.JoinFiles(base) },
+	eachLayout(t, Limits{}, func(t *testing.T, g *Group) {
+		e := newExecution(t, g, "a")
+		files, err := e.JoinFiles(base)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAll(files)
+		init := startInit(t, g, base, files)
+		in := membership(t, init.Process.Pid)
+		for i, h := range g.lay.hierarchies {
+			if got := in[h.mount]; got != g.init(i) {
+				t.Errorf("init is in %s, not in %s", got, g.init(i))
+			}
+		}
+		pids, err := e.Pids()
+		if err != nil || len(pids) != 1 {
+			t.Fatalf("Pids: %v, %v", pids, err)
+		}
+		in = membership(t, pids[0])
+		for i, door := range e.doors() {
+			if got := in[g.lay.hierarchies[i].mount]; got != door {
+				t.Errorf("process is in %s, not in %s", got, door)
+			}
+		}
+		if err := g.Destroy(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := init.Wait(); err == nil {
+			t.Error("init survived Destroy")
+		}
+	})
+}
+
+// TestCpuset has init start in the cpuset cgroup that Nomad chose on v1, which
+// outlives the sandbox.
+func TestCpuset(t *testing.T) {
+	const mount = "/sys/fs/cgroup/cpuset"
+	if _, err := os.Stat(mount); err != nil {
+		t.Skip("needs a cpuset controller of v1")
 	}
-	for name, open := range ways {
-		t.Run(name, func(t *testing.T) {
-			eachLayout(t, Limits{}, func(t *testing.T, g *Group) {
-				e := newExecution(t, g, "a")
-				files, err := open(e)
-				if err != nil {
-					t.Fatal(err)
-				}
-				defer closeAll(files)
-				startInit(t, g, base, files)
-				pids, err := e.Pids()
-				if err != nil || len(pids) != 1 {
-					t.Fatalf("Pids: %v, %v", pids, err)
-				}
-				in := membership(t, pids[0])
-				for i, door := range e.doors() {
-					if got := in[g.lay.hierarchies[i].mount]; got != door {
-						t.Errorf("process is in %s, not in %s", got, door)
-					}
-				}
-			})
+	dir := filepath.Join(mount, fmt.Sprintf("cgroup-test-%d", os.Getpid()))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		err := until(context.Background(), "cpuset to empty", func() (bool, error) {
+			err := os.Remove(dir)
+			return err == nil, ignore(err, unix.EBUSY)
 		})
+		if err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+		all, err := cgroups.ReadFile(mount, file)
+		if err == nil {
+			err = cgroups.WriteFile(dir, file, all)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	g := newTestGroup(t, Limits{})
+	g.scope.Cpuset = dir
+	files, err := newExecution(t, g, "a").JoinFiles(0x1000_0000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeAll(files)
+	init := startInit(t, g, 0x1000_0000, files)
+	if got := membership(t, init.Process.Pid)[mount]; got != dir {
+		t.Errorf("init is in %s", got)
+	}
+	if got := membership(t, unix.Gettid())[mount]; got != g.lay.ownCpuset {
+		t.Errorf("thread is in %s", got)
+	}
+	if err := g.Destroy(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 
 // startInit starts an init and waits until the process that it starts is ready.
-func startInit(t *testing.T, g *Group, base int, files []*os.File) {
+func startInit(t *testing.T, g *Group, base int, files []*os.File) *proc {
 	t.Helper()
 	ids := []syscall.SysProcIDMap{{HostID: base, Size: 65536}}
 	cmd := exec.Command("/proc/self/exe")
@@ -154,37 +208,18 @@ func startInit(t *testing.T, g *Group, base int, files []*os.File) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	launch(t, cmd, "init", len(files))
-	if err := end(); err != nil {
-		t.Error(err)
-	}
-	in := membership(t, cmd.Process.Pid)
-	for i, h := range g.lay.hierarchies {
-		if got := in[h.mount]; got != g.init(i) {
-			t.Errorf("init is in %s, not in %s", got, g.init(i))
-		}
-	}
-}
-
-func TestAddInit(t *testing.T) {
-	eachLayout(t, Limits{}, func(t *testing.T, g *Group) {
-		p := launch(t, exec.Command("/proc/self/exe"), "sleep", 0)
-		if err := g.AddInit(p.Process.Pid); err != nil {
-			t.Fatal(err)
-		}
-		in := membership(t, p.Process.Pid)
-		for i, h := range g.lay.hierarchies {
-			if got := in[h.mount]; got != g.init(i) {
-				t.Errorf("init is in %s, not in %s", got, g.init(i))
-			}
-		}
-		if err := g.Destroy(t.Context()); err != nil {
+	defer func() {
+		if err := end(); err != nil {
 			t.Error(err)
 		}
-		if err := p.Wait(); err == nil {
-			t.Error("init survived Destroy")
+		in := membership(t, unix.Gettid())
+		for _, h := range g.lay.hierarchies {
+			if !h.v2 && in[h.mount] != h.own {
+				t.Errorf("thread is in %s, not back in %s", in[h.mount], h.own)
+			}
 		}
-	})
+	}()
+	return launch(t, cmd, "init", len(files))
 }
 
 // membership tells by hierarchy which cgroup directory the process is in.

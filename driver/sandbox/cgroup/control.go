@@ -215,6 +215,11 @@ func until(ctx context.Context, what string, done func() (bool, error)) error {
 		if ok, err := done(); ok || err != nil {
 			return err
 		}
+		if pause < time.Millisecond { // a Go timer would take one at least
+			ts := unix.NsecToTimespec(pause.Nanoseconds())
+			_ = unix.Nanosleep(&ts, nil)
+			continue
+		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("wait for %s: %w", what, context.Cause(ctx))

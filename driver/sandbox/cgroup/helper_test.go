@@ -108,12 +108,8 @@ func play(role string) {
 			_, _, _ = syscall.RawSyscall(unix.SYS_FORK, 0, 0, 0)
 		}
 	case "spin":
-		go func() {
-			for {
-			}
-		}()
-		for {
-		}
+		go spin()
+		spin()
 	case "burst": // 50 ms of CPU time for each line of input
 		runtime.LockOSThread()
 		in := bufio.NewScanner(os.Stdin)
@@ -133,6 +129,12 @@ func play(role string) {
 		}
 	}
 	os.Exit(0)
+}
+
+func spin() {
+	for n := uint32(0); ; {
+		n = n*1664525 + 1013904223
+	}
 }
 
 func threadCPU() time.Duration {
@@ -186,7 +188,8 @@ func start(t testing.TB, e *Execution, role string) *proc {
 // launch starts cmd, which ends with the test.
 func launch(t testing.TB, cmd *exec.Cmd, role string, files int) *proc {
 	t.Helper()
-	cmd.Env = append(os.Environ(), roleEnv+"="+role, fmt.Sprintf("%s=%d", filesEnv, files))
+	// Without it the race detector has a process sleep for 1 s when it exits.
+	cmd.Env = append(os.Environ(), roleEnv+"="+role, fmt.Sprintf("%s=%d", filesEnv, files), "GORACE=atexit_sleep_ms=0")
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -278,4 +281,10 @@ func newExecution(t testing.TB, g *Group, id string) *Execution {
 		t.Fatal(err)
 	}
 	return e
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
 }

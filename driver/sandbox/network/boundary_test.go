@@ -50,8 +50,8 @@ var attacks = []attack{
 	{"other sandbox", func(o *Network) *namespace { return o.ns }, func(o *Network) string { return o.address.String() }, without("forward")},
 }
 
-func onHost(*Network) *namespace               { return nil }
-func onLAN(*Network) *namespace                { return lan }
+func onHost(*Network) *namespace              { return nil }
+func onLAN(*Network) *namespace               { return lan }
 func at(address string) func(*Network) string { return func(*Network) string { return address } }
 
 // without empties a chain, so that everything passes it.
@@ -247,7 +247,7 @@ func TestNoIPv6(t *testing.T) {
 	if _, err := dialIn(t, n, "[2001:db8::1]:80"); !errors.Is(err, syscall.ENETUNREACH) && !errors.Is(err, syscall.EADDRNOTAVAIL) {
 		t.Errorf("connect by IPv6: %v, want network unreachable", err)
 	}
-	for where, link := range map[*namespace]string{n.ns: "eth0", nil: "bt0"} {
+	for where, link := range map[*namespace]string{n.ns: "eth0", nil: "btc6120003"} {
 		inside(t, where, func() error {
 			h, err := routeHandle()
 			if err != nil {
@@ -377,7 +377,7 @@ func TestForeignDropIsNamed(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	if found := foreignDrops("buntime"); len(found) != 1 || found[0] != "other FORWARD" {
+	if found := foreignDrops(); len(found) != 1 || found[0] != "other FORWARD" {
 		t.Errorf("found %q", found)
 	}
 	m := start(t, Config{})

@@ -9,7 +9,8 @@ import (
 	"fmt"
 	"hash/fnv"
 	"net/netip"
-	"regexp"
+	"strconv"
+	"strings"
 )
 
 // Mode says what a sandbox may reach.
@@ -29,14 +30,8 @@ type Policy struct {
 
 // Config is the node's network. The zero value of a field means its default.
 type Config struct {
-	// Name names the nft table, the label of the service address and, hashed,
-	// the link group. Two instances on one machine need different names,
-	// prefixes and pools. Default "buntime".
-	Name string
-	// Prefix begins the name of each host interface, the slot follows.
-	// Default "bt".
-	Prefix string
-	// Pool is where the sandboxes' addresses come from, two each.
+	// Pool is where the sandboxes' addresses come from, two each. It is also
+	// what tells instances on one machine apart: each needs its own.
 	// Default 198.18.0.0/15, the range of RFC 2544 that no network routes.
 	Pool netip.Prefix
 	// Deny is where sandboxes get no connection. It replaces [DefaultDeny].
@@ -91,20 +86,7 @@ var (
 	ErrBusy = errors.New("slot in use")
 )
 
-// The lengths keep the label "lo:<name>" and an interface name with the five
-// digits of a /15's last slot within the kernel's 15 characters.
-var (
-	validName   = regexp.MustCompile(`^[a-z][a-z0-9-]{0,11}$`)
-	validPrefix = regexp.MustCompile(`^[a-z][a-z0-9-]{0,8}[a-z]$`)
-)
-
 func (c Config) withDefaults() Config {
-	if c.Name == "" {
-		c.Name = "buntime"
-	}
-	if c.Prefix == "" {
-		c.Prefix = "bt"
-	}
 	if !c.Pool.IsValid() {
 		c.Pool = netip.MustParsePrefix("198.18.0.0/15")
 	}
@@ -131,10 +113,6 @@ func (c Config) withDefaults() Config {
 
 func (c Config) validate() error {
 	switch {
-	case !validName.MatchString(c.Name):
-		return fmt.Errorf("name %q: want up to 12 of a-z, 0-9 and -, a letter first", c.Name)
-	case !validPrefix.MatchString(c.Prefix):
-		return fmt.Errorf("prefix %q: want 2 to 10 of a-z, 0-9 and -, a letter first and last", c.Prefix)
 	case !c.Pool.Addr().Is4() || c.Pool.Bits() < 15 || c.Pool.Bits() > 30:
 		return fmt.Errorf("pool %s: want an IPv4 range between /15 and /30", c.Pool)
 	case c.Ready < 0:
@@ -152,8 +130,36 @@ func (c Config) validate() error {
 // two instances and other users of link groups do not meet by chance.
 func (c Config) group() uint32 {
 	h := fnv.New32a()
-	h.Write([]byte(c.Name))
+	fmt.Fprint(h, "buntime ", c.Pool)
 	return h.Sum32() | 1 // never 0, the group of all other interfaces
+}
+
+// linkPrefix begins the names of the host's interfaces of all instances.
+const linkPrefix = "bt"
+
+// linkName is the host's interface of a slot: the sandbox's address in
+// hexadecimal, which no two instances share.
+func (c Config) linkName(slot int) string {
+	_, sandbox := c.pair(slot)
+	return fmt.Sprintf("%s%08x", linkPrefix, v4(sandbox))
+}
+
+// slotOf is the slot whose interface has the name.
+func (c Config) slotOf(link string) (int, bool) {
+	digits, ours := strings.CutPrefix(link, linkPrefix)
+	address, err := strconv.ParseUint(digits, 16, 32)
+	if !ours || err != nil || !c.Pool.Contains(fromV4(uint32(address))) {
+		return 0, false
+	}
+	slot := int(uint32(address)-v4(c.Pool.Addr()))/2 - 1
+	return slot, slot >= 0 && c.linkName(slot) == link
+}
+
+// tablePrefix begins the names of the nft tables of all instances.
+const tablePrefix = "buntime_"
+
+func (c Config) tableName() string {
+	return tablePrefix + strings.ReplaceAll(c.Pool.String(), "/", "_")
 }
 
 // slots is how many sandboxes the pool has addresses for.

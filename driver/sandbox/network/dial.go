@@ -68,7 +68,9 @@ func waitConnected(ctx context.Context, file *os.File) error {
 	if err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { file.SetWriteDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(ctx, func() {
+		_ = file.SetWriteDeadline(time.Unix(1, 0)) // fails only on a closed file, which nobody waits for
+	})
 	defer stop()
 	var result error
 	err = raw.Write(func(fd uintptr) bool {

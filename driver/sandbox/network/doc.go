@@ -19,7 +19,8 @@
 //
 // The pool is cut into pairs. The first pair's second address is the
 // resolver's; slot n has pair n+1, the host's end first. With the default pool
-// slot 0 is 198.18.0.2 (host) and 198.18.0.3 (sandbox) on the interface bt0.
+// slot 0 is 198.18.0.2 (host) and 198.18.0.3 (sandbox) on the interface
+// btc6120003, the sandbox's address in hexadecimal.
 //
 // # Other firewalls
 //

@@ -6,6 +6,7 @@ package network
 import (
 	"bytes"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/nftables"
@@ -18,7 +19,7 @@ import (
 // firewall is the node's nft table. In nft's words, with g for the link group
 // of the sandboxes' interfaces:
 //
-//	table inet buntime {
+//	table inet buntime_198.18.0.0_15 {
 //	  set deny    { type ipv4_addr; flags interval; elements = { 10.0.0.0/8, … } }
 //	  set uplinks { type ifname; }                       # forwarding turned on by us
 //	  set rates   { type ipv4_addr; flags dynamic,timeout; timeout 1m; }
@@ -40,7 +41,7 @@ import (
 //	  chain input {
 //	    type filter hook input priority filter;
 //	    iifgroup g goto local
-//	    iifname != "lo" ip daddr POOL drop               # the resolver is not for neighbours
+//	    iifname != "bt*" iifname != "lo" ip daddr POOL drop   # the resolver is not for neighbours
 //	  }
 //	  chain local {
 //	    ip daddr RESOLVER udp dport 53 update @queries { ip saddr limit rate over … } drop
@@ -74,7 +75,7 @@ import (
 //	  }
 //	  chain masquerade {
 //	    type nat hook postrouting priority srcnat;
-//	    ip saddr POOL oifgroup != g oifname != "lo" masquerade
+//	    ip saddr POOL oifname != "bt*" oifname != "lo" masquerade
 //	  }
 //	}
 //
@@ -90,7 +91,7 @@ type firewall struct {
 const limitTimeout = time.Minute
 
 func newFirewall(c Config) *firewall {
-	return &firewall{config: c, table: &nftables.Table{Name: c.Name, Family: nftables.TableFamilyINet}}
+	return &firewall{config: c, table: &nftables.Table{Name: c.tableName(), Family: nftables.TableFamilyINet}}
 }
 
 // install makes the table, or replaces an earlier process's in one step, with
@@ -149,7 +150,7 @@ func (f *firewall) build(b *builder, uplinks []string) {
 	b.rule(local, jump(refuse))
 	input := b.chain("input", nftables.ChainHookInput, nftables.ChainPriorityFilter)
 	b.rule(input, from(expr.CmpOpEq, group), jump(local))
-	b.rule(input, link(expr.MetaKeyIIFNAME, expr.CmpOpNeq, "lo"), within(destinationAddress, f.config.Pool), drop)
+	b.rule(input, notBetween(expr.MetaKeyIIFNAME), within(destinationAddress, f.config.Pool), drop)
 
 	outward := b.chain("outward", nil, nil)
 	b.rule(outward, in(destinationAddress, deny), jump(refuse))
@@ -168,8 +169,7 @@ func (f *firewall) build(b *builder, uplinks []string) {
 	b.rule(forward, cameBy(ours), state(expr.CtStateBitNEW|expr.CtStateBitINVALID), notForwardedPort, drop)
 
 	leave := b.chain("masquerade", nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
-	b.rule(leave, within(sourceAddress, f.config.Pool), to(expr.CmpOpNeq, group),
-		link(expr.MetaKeyOIFNAME, expr.CmpOpNeq, "lo"), match{&expr.Masq{}})
+	b.rule(leave, within(sourceAddress, f.config.Pool), notBetween(expr.MetaKeyOIFNAME), match{&expr.Masq{}})
 }
 
 // remove deletes the table. One that is gone already is no error.
@@ -180,7 +180,7 @@ func (f *firewall) remove() error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("remove nft table %s: %w", f.config.Name, err)
+		return fmt.Errorf("remove nft table %s: %w", f.table.Name, err)
 	}
 	return nil
 }
@@ -201,7 +201,7 @@ func (f *firewall) uplinks() ([]string, error) {
 	}
 	var names []string
 	for _, t := range tables {
-		if t.Name != f.config.Name {
+		if t.Name != f.table.Name {
 			continue
 		}
 		elements, err := conn.GetSetElements(f.uplinkSet())
@@ -250,7 +250,7 @@ func nftConn() (*nftables.Conn, error) {
 
 // foreignDrops names other tables' chains that drop what they do not know and
 // that packets of sandboxes pass. Rules of legacy iptables are not seen.
-func foreignDrops(table string) []string {
+func foreignDrops() []string {
 	conn, err := nftConn()
 	if err != nil {
 		return nil
@@ -261,7 +261,7 @@ func foreignDrops(table string) []string {
 	}
 	var found []string
 	for _, c := range chains {
-		if c.Hooknum == nil || c.Policy == nil || c.Table.Name == table || *c.Policy != nftables.ChainPolicyDrop {
+		if c.Hooknum == nil || c.Policy == nil || strings.HasPrefix(c.Table.Name, tablePrefix) || *c.Policy != nftables.ChainPolicyDrop {
 			continue
 		}
 		family := c.Table.Family == nftables.TableFamilyINet || c.Table.Family == nftables.TableFamilyIPv4

@@ -143,14 +143,18 @@ func (m *Manager) followUplinks(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		outward, err := outwardLinks(m.config)
-		if err == nil {
-			err = m.forward(outward)
-		}
-		if err != nil {
+		if err := m.refreshUplinks(); err != nil {
 			m.log.Warn("the interfaces that lead outside are not followed", "error", err)
 		}
 	}
+}
+
+func (m *Manager) refreshUplinks() error {
+	outward, err := outwardLinks(m.config)
+	if err != nil {
+		return err
+	}
+	return m.forward(outward)
 }
 
 func forwardingKey(link string) string { return "ipv4/conf/" + link + "/forwarding" }

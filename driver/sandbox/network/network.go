@@ -44,9 +44,10 @@ func (n *Network) Close() {
 }
 
 // Destroy cuts the sandbox off and removes what is the host's of its network,
-// in the background because the kernel takes 13 to 30 ms to delete an
-// interface; errors are logged. The slot is free for Create at once, which
-// waits for that. Only the first call of Close or Destroy counts.
+// in the background because the kernel takes 15 to 40 ms for it, and now and
+// then a second after TCP; errors are logged. Create of the same slot waits
+// for that, so give out the slot that was free longest. Only the first call of
+// Close or Destroy counts.
 func (n *Network) Destroy() {
 	if n.link == 0 {
 		n.Close()
@@ -58,6 +59,8 @@ func (n *Network) Destroy() {
 		m.slots[n.slot] = make(chan struct{})
 		m.mu.Unlock()
 		m.removal.Go(func() {
+			m.removes <- struct{}{}
+			defer func() { <-m.removes }()
 			defer m.release(n.slot)
 			if err := n.remove(); err != nil {
 				m.log.Warn("sandbox's network not removed", "slot", n.slot, "error", err)

@@ -44,8 +44,8 @@ type resolver struct {
 	log       hclog.Logger
 	logged    *rate.Limiter // keeps a sandbox from filling the log
 	upstreams *upstreams
-	servers   []*dns.Server
-	done      chan error // one for each server
+	servers   []*dns.Server // that run
+	done      chan error    // one for each server
 
 	queries     *quota
 	connections *quota
@@ -75,38 +75,47 @@ func listenResolver(c Config, log hclog.Logger) (*resolver, error) {
 		packets.Close()
 		return nil, err
 	}
-	r.servers = []*dns.Server{
+	servers := []*dns.Server{
 		{PacketConn: packets, Handler: r, UDPSize: ednsSize},
 		{Listener: &limitedListener{Listener: stream, quota: r.connections}, Handler: r},
 	}
-	return r, r.serve()
-}
-
-// serve returns when all servers are up.
-func (r *resolver) serve() error {
-	r.done = make(chan error, len(r.servers))
-	for _, s := range r.servers {
-		started := make(chan struct{})
-		s.NotifyStartedFunc = func() { close(started) }
-		failed := make(chan error, 1)
-		go func() {
-			err := s.ActivateAndServe()
-			failed <- err
-			r.done <- err
-		}()
-		select {
-		case <-started:
-		case err := <-failed:
-			return err
+	r.done = make(chan error, len(servers))
+	for _, s := range servers {
+		if err := r.serve(s); err != nil {
+			packets.Close()
+			stream.Close()
+			return nil, err
 		}
 	}
-	return nil
+	return r, nil
+}
+
+// serve returns when the server is up.
+func (r *resolver) serve(s *dns.Server) error {
+	started := make(chan struct{})
+	s.NotifyStartedFunc = func() { close(started) }
+	go func() { r.done <- s.ActivateAndServe() }()
+	select {
+	case <-started:
+		r.servers = append(r.servers, s)
+		return nil
+	case err := <-r.done:
+		return err
+	}
 }
 
 func (r *resolver) close(ctx context.Context) error {
 	var errs []error
 	for _, s := range r.servers {
-		errs = append(errs, s.ShutdownContext(ctx), <-r.done)
+		errs = append(errs, s.ShutdownContext(ctx))
+	}
+	for range r.servers {
+		select {
+		case err := <-r.done:
+			errs = append(errs, err)
+		case <-ctx.Done():
+			errs = append(errs, fmt.Errorf("wait for the resolver's end: %w", ctx.Err()))
+		}
 	}
 	return errors.Join(errs...)
 }

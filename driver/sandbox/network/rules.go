@@ -137,10 +137,13 @@ func linkGroup(key expr.MetaKey, op expr.CmpOp, group uint32) match {
 	}
 }
 
-func link(key expr.MetaKey, op expr.CmpOp, name string) match {
+// notBetween holds if the interface is neither lo nor a sandbox's of any
+// instance.
+func notBetween(key expr.MetaKey) match {
 	return match{
 		&expr.Meta{Key: key, Register: 1},
-		&expr.Cmp{Op: op, Register: 1, Data: linkName(name)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: linkName("lo")},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte(linkPrefix)},
 	}
 }
 

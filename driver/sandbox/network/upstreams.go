@@ -23,6 +23,7 @@ const (
 // upstreams are the name servers that the resolver asks.
 type upstreams struct {
 	fixed []netip.AddrPort
+	path  string     // read if none are fixed
 	own   netip.Addr // never asked, a loop otherwise
 
 	mu      sync.Mutex
@@ -32,7 +33,7 @@ type upstreams struct {
 }
 
 func newUpstreams(c Config) *upstreams {
-	return &upstreams{fixed: c.Resolvers, own: c.resolver()}
+	return &upstreams{fixed: c.Resolvers, path: resolvConf, own: c.resolver()}
 }
 
 // list returns at least one server or an error.
@@ -48,13 +49,13 @@ func (u *upstreams) list() ([]netip.AddrPort, error) {
 		}
 	}
 	if len(u.servers) == 0 {
-		return nil, errors.New(resolvConf + " names no server")
+		return nil, errors.New(u.path + " names no server")
 	}
 	return u.servers, nil
 }
 
 func (u *upstreams) reload() error {
-	info, err := os.Stat(resolvConf)
+	info, err := os.Stat(u.path)
 	if err != nil {
 		return err
 	}
@@ -62,7 +63,7 @@ func (u *upstreams) reload() error {
 	if info.ModTime().Equal(u.changed) {
 		return nil
 	}
-	file, err := dns.ClientConfigFromFile(resolvConf)
+	file, err := dns.ClientConfigFromFile(u.path)
 	if err != nil {
 		return err
 	}

@@ -8,8 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strconv"
-	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -17,11 +16,6 @@ import (
 
 // guestLink is the sandbox's interface.
 const guestLink = "eth0"
-
-// linkName is the host's interface of a slot.
-func (c Config) linkName(slot int) string {
-	return c.Prefix + strconv.Itoa(slot)
-}
 
 // plug connects the sandbox to the host with a veth whose far end is made in
 // the sandbox's namespace: moving it there afterwards would cost the kernel
@@ -56,7 +50,7 @@ func (n *Network) plug() (err error) {
 	if err := end.up(host); err != nil {
 		return fmt.Errorf("set up %s: %w", name, err)
 	}
-	return m.within(n.ns.file, func() error {
+	err = m.within(n.ns.file, func() error {
 		guest, err := routeHandle()
 		if err != nil {
 			return err
@@ -72,6 +66,29 @@ func (n *Network) plug() (err error) {
 		}
 		return guest.RouteAdd(&netlink.Route{LinkIndex: end.index, Gw: hostAddress.AsSlice()})
 	})
+	if err != nil {
+		return err
+	}
+	return waitOperational(host, n.link)
+}
+
+// waitOperational waits until the end that was set up first transmits. It has
+// a carrier only since the other end is up too, and the kernel acts on that
+// later, in a worker; until then it drops what the host sends, so that a first
+// answer would be lost now and then. From Linux 6.8 the question itself makes
+// the kernel catch up.
+func waitOperational(h *netlink.Handle, index int) error {
+	for deadline := time.Now().Add(kernelTimeout); ; time.Sleep(time.Millisecond) {
+		link, err := h.LinkByIndex(index)
+		if err != nil {
+			return fmt.Errorf("read interface's state: %w", err)
+		}
+		if state := link.Attrs().OperState; state == netlink.OperUp {
+			return nil
+		} else if time.Now().After(deadline) {
+			return fmt.Errorf("interface is %s after %s", state, kernelTimeout)
+		}
+	}
 }
 
 // addVeth makes both ends and returns the index of the host's. One that is
@@ -201,9 +218,7 @@ func sandboxLinks(c Config) (map[int]netlink.Link, error) {
 	found := make(map[int]netlink.Link)
 	for _, link := range links {
 		attrs := link.Attrs()
-		digits, ours := strings.CutPrefix(attrs.Name, c.Prefix)
-		slot, err := strconv.Atoi(digits)
-		if ours && err == nil && attrs.Group == c.group() {
+		if slot, ok := c.slotOf(attrs.Name); ok && attrs.Group == c.group() {
 			found[slot] = link
 		}
 	}
@@ -243,7 +258,7 @@ var loopback = &netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "lo", Index: l
 func serviceAddress(c Config) *netlink.Addr {
 	return &netlink.Addr{
 		IPNet: &net.IPNet{IP: c.resolver().AsSlice(), Mask: net.CIDRMask(32, 32)},
-		Label: "lo:" + c.Name,
+		Label: "lo:buntime",
 		Scope: unix.RT_SCOPE_HOST,
 	}
 }

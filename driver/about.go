@@ -1,0 +1,94 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+// Package driver is the Nomad task driver "bun". It speaks Nomad's driver
+// interface, decides what a task may be and keeps track of the tasks of this
+// node; how a sandbox is made and served is the Runtime's.
+//
+// A task is either a session, which has no program of its own and is served by
+// the node agent, or an ordinary Bun job with a script or inline code.
+package driver
+
+import (
+	"github.com/hashicorp/nomad/plugins/base"
+	"github.com/hashicorp/nomad/plugins/drivers"
+	"github.com/hashicorp/nomad/plugins/drivers/fsisolation"
+	"github.com/hashicorp/nomad/plugins/shared/hclspec"
+)
+
+const (
+	// Name is what a job says in `driver = "bun"`.
+	Name = "bun"
+
+	// Version of the plugin, as Nomad shows it.
+	Version = "0.1.0"
+)
+
+var pluginInfo = &base.PluginInfoResponse{
+	Type:              base.PluginTypeDriver,
+	PluginApiVersions: []string{drivers.ApiVersion010},
+	PluginVersion:     Version,
+	Name:              Name,
+}
+
+// capabilities are chosen as follows. With FSIsolation Image Nomad builds no
+// chroot, passes none of its own environment on and names the task's
+// directories /local, /secrets and /alloc, where the sandbox mounts them.
+// Network mode "host" gives the sandbox a network namespace of its own all the
+// same; "bridge", "none" and CNI are all "group" to a driver, and the sandbox
+// then joins the allocation's namespace. Volumes, devices and users are
+// refused at start: the plugin protocol of Nomad 1.11 does not carry
+// MountConfigs. Log collection stays on, because what disables it disables it
+// for every task of a driver; a job does so with `logs { disabled = true }`.
+var capabilities = &drivers.Capabilities{
+	SendSignals: true,
+	Exec:        true,
+	FSIsolation: fsisolation.Image,
+	NetIsolationModes: []drivers.NetIsolationMode{
+		drivers.NetIsolationModeHost,
+		drivers.NetIsolationModeGroup,
+	},
+	MountConfigs: drivers.MountConfigSupportNone,
+}
+
+// pluginConfigSpec is the `config` block of `plugin "nomad-driver-bun"` in the
+// Nomad agent's configuration. Defaults are set in config.go: a default in the
+// specification would not reach a block that is absent.
+var pluginConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
+	"rootfs":      hclspec.NewAttr("rootfs", "string", false),
+	"bun":         hclspec.NewAttr("bun", "string", false),
+	"init":        hclspec.NewAttr("init", "string", false),
+	"state_dir":   hclspec.NewAttr("state_dir", "string", false),
+	"node_secret": hclspec.NewAttr("node_secret", "string", false),
+	"consul": hclspec.NewBlock("consul", false, hclspec.NewObject(map[string]*hclspec.Spec{
+		"address": hclspec.NewAttr("address", "string", false),
+		"token":   hclspec.NewAttr("token", "string", false),
+		"prefix":  hclspec.NewAttr("prefix", "string", false),
+	})),
+	"network": hclspec.NewBlock("network", false, hclspec.NewObject(map[string]*hclspec.Spec{
+		"pool":      hclspec.NewAttr("pool", "string", false),
+		"deny":      hclspec.NewAttr("deny", "list(string)", false),
+		"resolvers": hclspec.NewAttr("resolvers", "list(string)", false),
+	})),
+	"defaults": hclspec.NewBlock("defaults", false, hclspec.NewObject(map[string]*hclspec.Spec{
+		"pids_max":  hclspec.NewAttr("pids_max", "number", false),
+		"disk":      hclspec.NewAttr("disk", "number", false),
+		"files_max": hclspec.NewAttr("files_max", "number", false),
+	})),
+})
+
+// taskConfigSpec is the `config` block of a task.
+var taskConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
+	"script": hclspec.NewAttr("script", "string", false),
+	"code":   hclspec.NewAttr("code", "string", false),
+	"args":   hclspec.NewAttr("args", "list(string)", false),
+	"session": hclspec.NewBlock("session", false, hclspec.NewObject(map[string]*hclspec.Spec{
+		"id":         hclspec.NewAttr("id", "string", true),
+		"epoch":      hclspec.NewAttr("epoch", "number", true),
+		"expires_at": hclspec.NewAttr("expires_at", "string", true),
+	})),
+	"cpu_cores": hclspec.NewAttr("cpu_cores", "number", false),
+	"pids_max":  hclspec.NewAttr("pids_max", "number", false),
+	"disk":      hclspec.NewAttr("disk", "number", false),
+	"files_max": hclspec.NewAttr("files_max", "number", false),
+})

@@ -1,0 +1,182 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package agent
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/buntime/buntime/driver"
+	"github.com/buntime/buntime/driver/claim"
+)
+
+const testSecret = "a secret of this test alone"
+
+// fixture is a node agent with one session, without Nomad.
+type fixture struct {
+	agent    driver.Runtime
+	instance driver.Instance
+	task     *driver.Task
+	client   http.Client
+}
+
+func root(t testing.TB) string {
+	t.Helper()
+	dir, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func tool(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(filepath.Join(root(t), name), args...).Output()
+	if err != nil {
+		t.Fatalf("run %s: %v", name, err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func newConfig(t testing.TB) *driver.Config {
+	t.Helper()
+	bun := tool(t, "e2e/tools/get", "bun")
+	state, err := os.MkdirTemp("", "bt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(state) })
+	return &driver.Config{
+		Rootfs: tool(t, "driver/sandbox/rootfs/build", bun), Bun: driver.DefaultBun,
+		Init: filepath.Join(root(t), "out/libexec/buntime-init"), StateDir: state,
+		NodeSecret: []byte(testSecret),
+		Network:    driver.NetworkConfig{Pool: netip.MustParsePrefix("198.19.128.0/17")},
+		Defaults:   driver.LimitDefaults{DiskMB: 256},
+	}
+}
+
+func newFixture(t testing.TB) *fixture {
+	t.Helper()
+	config := newConfig(t)
+	log := hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: testWriter{t}})
+	a, err := Open(context.Background(), config, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fixture{agent: a, task: &driver.Task{
+		ID: "alloc/session/1", AllocID: fmt.Sprintf("test-%d", time.Now().UnixNano()), Name: "session",
+		Limits:  driver.Limits{Memory: 512 << 20, CPUCores: 1, Pids: 512, Files: 4096, Disk: 256 << 20},
+		Session: &driver.Session{ID: "ses_test", Epoch: 1, ExpiresAt: time.Now().Add(time.Hour)},
+		API:     freeAddress(t), Preview: freeAddress(t),
+	}}
+	t.Cleanup(func() {
+		if err := f.agent.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if f.instance, err = a.Start(t.Context(), f.task); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := f.instance.Destroy(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+type testWriter struct{ t testing.TB }
+
+func (w testWriter) Write(p []byte) (int, error) {
+	w.t.Logf("%s", bytes.TrimSpace(p))
+	return len(p), nil
+}
+
+// call sends a request to the node agent and decodes its answer into out.
+func (f *fixture) call(t testing.TB, method, path string, body, out any) int {
+	t.Helper()
+	var in io.Reader
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), method, "http://"+f.task.API+path, in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+claim.Token([]byte(testSecret), f.task.Session.ID))
+	res, err := f.client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out != nil {
+		if err := json.Unmarshal(b, out); err != nil {
+			t.Fatalf("%s %s: %d %s: %v", method, path, res.StatusCode, b, err)
+		}
+	}
+	return res.StatusCode
+}
+
+var executions int
+
+func (f *fixture) run(t testing.TB, req map[string]any) Result {
+	t.Helper()
+	executions++
+	req["executionId"] = fmt.Sprintf("exec_%d", executions)
+	var r Result
+	if status := f.call(t, "POST", "/v1/execute", req, &r); status != 200 {
+		t.Fatalf("execute %v: status %d", req, status)
+	}
+	return r
+}
+
+func TestExecute(t *testing.T) {
+	f := newFixture(t)
+	r := f.run(t, map[string]any{"code": "const x: number = 41; console.log(await Promise.resolve(x + 1)); console.error('e')"})
+	if r.Stdout != "42\n" || r.Stderr != "e\n" || r.ExitCode != 0 {
+		t.Errorf("%+v", r)
+	}
+	r = f.run(t, map[string]any{"command": "id; pwd; cat /proc/self/cgroup; exit 3"})
+	if r.ExitCode != 3 {
+		t.Errorf("%+v", r)
+	}
+	t.Logf("%+v", r)
+	for range 5 {
+		begin := time.Now()
+		r = f.run(t, map[string]any{"code": "console.log(1)"})
+		t.Log(time.Since(begin), r.ExecutionTime, r.MemoryUsed, r.CPUTime)
+	}
+}

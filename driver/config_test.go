@@ -1,0 +1,209 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package driver
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/nomad/helper/pluginutils/hclspecutils"
+	"github.com/hashicorp/nomad/helper/pluginutils/hclutils"
+	"github.com/hashicorp/nomad/plugins/base"
+	"github.com/hashicorp/nomad/plugins/drivers"
+	"github.com/hashicorp/nomad/plugins/shared/hclspec"
+	"github.com/shoenig/test/must"
+)
+
+// builtin are the limits of a node whose configuration names none.
+var builtin = LimitDefaults{PidsMax: DefaultPidsMax, DiskMB: DefaultDiskMB, FilesMax: DefaultFilesMax}
+
+// encode takes a block the way that Nomad does: HCL, the schema, MessagePack.
+func encode(t *testing.T, spec *hclspec.Spec, hcl string) (*drivers.TaskConfig, error) {
+	t.Helper()
+	block := hclutils.HclConfigToInterface(t, "config {\n"+hcl+"\n}")
+	schema, diags := hclspecutils.Convert(spec)
+	must.False(t, diags.HasErrors(), must.Sprint(diags))
+	value, diags, errs := hclutils.ParseHclInterface(block, schema, nil)
+	if diags.HasErrors() {
+		return nil, errs[0]
+	}
+	cfg := new(drivers.TaskConfig)
+	return cfg, cfg.EncodeDriverConfig(value)
+}
+
+func parsePluginHCL(t *testing.T, hcl string) (*Config, error) {
+	t.Helper()
+	encoded, err := encode(t, pluginConfigSpec, hcl)
+	if err != nil {
+		return nil, err
+	}
+	var decoded map[string]any
+	must.NoError(t, encoded.DecodeDriverConfig(&decoded))
+	var data []byte
+	must.NoError(t, base.MsgPackEncode(&data, decoded))
+	return parseConfig(data)
+}
+
+func TestPluginConfigDefaults(t *testing.T) {
+	t.Setenv(secretEnv, "")
+	for _, hcl := range []string{"", "consul {}\nnetwork {}\ndefaults {}"} {
+		config, err := parsePluginHCL(t, hcl)
+		must.NoError(t, err)
+		must.Eq(t, "/usr/local/bin/bun", config.Bun)
+		must.Eq(t, "/var/lib/buntime", config.StateDir)
+		must.StrHasSuffix(t, "/libexec/buntime-init", config.Init)
+		must.Eq(t, "", config.Rootfs)
+		must.Eq(t, 0, len(config.NodeSecret))
+		must.Eq(t, ConsulConfig{Prefix: "buntime"}, config.Consul)
+		must.Eq(t, "198.18.0.0/15", config.Network.Pool.String())
+		must.Eq(t, builtin, config.Defaults)
+	}
+	_, err := parseConfig(nil) // an agent without a block for the plugin
+	must.NoError(t, err)
+}
+
+func TestPluginConfig(t *testing.T) {
+	t.Setenv(secretEnv, "from the environment")
+	config, err := parsePluginHCL(t, `
+		rootfs = "/srv/rootfs"
+		bun = "/bin/bun"
+		init = "/opt/init"
+		state_dir = "/srv/state"
+		node_secret = "0123456789abcdef"
+		consul {
+			address = "127.0.0.1:8501"
+			token = "t"
+			prefix = "/tools/buntime/"
+		}
+		network {
+			pool = "10.99.0.7/16"
+			deny = ["203.0.113.7/24", "2001:db8::/32"]
+			resolvers = ["9.9.9.9", "127.0.0.1:8600", "2001:db8::1"]
+		}
+		defaults {
+			pids_max = 100
+			disk = 2048
+			files_max = 1000
+		}`)
+	must.NoError(t, err)
+	must.Eq(t, "/srv/rootfs", config.Rootfs)
+	must.Eq(t, "/bin/bun", config.Bun)
+	must.Eq(t, "/opt/init", config.Init)
+	must.Eq(t, "/srv/state", config.StateDir)
+	must.Eq(t, "0123456789abcdef", string(config.NodeSecret))
+	must.Eq(t, ConsulConfig{Address: "127.0.0.1:8501", Token: "t", Prefix: "tools/buntime"}, config.Consul)
+	must.Eq(t, netip.MustParsePrefix("10.99.0.0/16"), config.Network.Pool)
+	must.Eq(t, []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("2001:db8::/32")}, config.Network.Deny)
+	must.Eq(t, []netip.AddrPort{
+		netip.MustParseAddrPort("9.9.9.9:53"),
+		netip.MustParseAddrPort("127.0.0.1:8600"),
+		netip.MustParseAddrPort("[2001:db8::1]:53"),
+	}, config.Network.Resolvers)
+	must.Eq(t, LimitDefaults{PidsMax: 100, DiskMB: 2048, FilesMax: 1000}, config.Defaults)
+
+	config, err = parsePluginHCL(t, "")
+	must.NoError(t, err)
+	must.Eq(t, "from the environment", string(config.NodeSecret))
+}
+
+func TestPluginConfigErrors(t *testing.T) {
+	for hcl, want := range map[string]string{
+		`rootfs = "srv"`:                        `rootfs must be an absolute path, got "srv"`,
+		`bun = "bun"`:                           `bun must be an absolute path`,
+		`init = "init"`:                         `init must be an absolute path`,
+		`state_dir = "state"`:                   `state_dir must be an absolute path`,
+		`node_secret = "short"`:                 `node_secret must have at least 16 characters, got 5`,
+		`network { pool = "10.0.0.0" }`:         `network: pool must be a range such as`,
+		`network { pool = "2001:db8::/64" }`:    `pool must be an IPv4 range`,
+		`network { pool = "10.0.0.0/31" }`:      `pool must be an IPv4 range`,
+		`network { deny = ["10.0.0.1"] }`:       `deny must hold ranges`,
+		`network { resolvers = ["dns.local"] }`: `resolvers must hold IP addresses`,
+		`defaults { pids_max = 1 }`:             `defaults: pids_max must be a whole number from 16 to`,
+		`defaults { disk = 0.5 }`:               `disk must be a whole number from 16 to`,
+		`defaults { files_max = -1 }`:           `files_max must be a whole number from 64 to`,
+		`rootfz = "/srv"`:                       `rootfz`,
+		`defaults { pids_max = "plenty" }`:      `number`,
+	} {
+		_, err := parsePluginHCL(t, hcl)
+		must.ErrorContains(t, err, want, must.Sprint(hcl))
+	}
+}
+
+func parseTaskHCL(t *testing.T, hcl string) (*taskConfig, error) {
+	t.Helper()
+	cfg, err := encode(t, taskConfigSpec, hcl)
+	if err != nil {
+		return nil, err
+	}
+	return parseTaskConfig(cfg, builtin)
+}
+
+func TestTaskConfig(t *testing.T) {
+	const session = `session {
+		id = "ses_abcdefghij0123456789"
+		epoch = 3
+		expires_at = "2100-01-02T03:04:05Z"
+	}`
+	for hcl, want := range map[string]*taskConfig{
+		`script = "local/app.ts"`:               {Script: "/local/app.ts", Limits: builtin},
+		`script = "./local/src/../app.ts"`:      {Script: "/local/app.ts", Limits: builtin},
+		`script = "/secrets/app.ts"`:            {Script: "/secrets/app.ts", Limits: builtin},
+		`script = "alloc/data/app.ts"`:          {Script: "/alloc/data/app.ts", Limits: builtin},
+		`code = "1"`:                            {Code: "1", Limits: builtin},
+		"code = \"1\"\nargs = [\"a\", \"b c\"]": {Code: "1", Args: []string{"a", "b c"}, Limits: builtin},
+		session: {
+			Session: &Session{ID: "ses_abcdefghij0123456789", Epoch: 3, ExpiresAt: time.Date(2100, 1, 2, 3, 4, 5, 0, time.UTC)},
+			Limits:  builtin,
+		},
+		// A float64 holds 0.25 but not 0.1, which Nomad encodes as text.
+		"code = \"1\"\ncpu_cores = 0.25":  {Code: "1", CPUCores: 0.25, Limits: builtin},
+		"code = \"1\"\ncpu_cores = 0.1":   {Code: "1", CPUCores: 0.1, Limits: builtin},
+		"code = \"1\"\ncpu_cores = 2":     {Code: "1", CPUCores: 2, Limits: builtin},
+		"code = \"1\"\ncpu_cores = \"3\"": {Code: "1", CPUCores: 3, Limits: builtin},
+		"code = \"1\"\npids_max = 64\ndisk = 5120\nfiles_max = 256": {
+			Code: "1", Limits: LimitDefaults{PidsMax: 64, DiskMB: 5120, FilesMax: 256},
+		},
+	} {
+		got, err := parseTaskHCL(t, hcl)
+		must.NoError(t, err, must.Sprint(hcl))
+		must.Eq(t, want, got, must.Sprint(hcl))
+	}
+}
+
+func TestTaskConfigErrors(t *testing.T) {
+	session := func(id, epoch, expires string) string {
+		return "session {\n id = " + id + "\n epoch = " + epoch + "\n expires_at = " + expires + "\n}"
+	}
+	id, expires := `"ses_abcdefghij0123456789"`, `"2100-01-02T03:04:05Z"`
+	for hcl, want := range map[string]string{
+		``:                                      `one of script, code or a session block is needed, got 0`,
+		"script = \"local/a.ts\"\ncode = \"1\"": `got 2 of them`,
+		"code = \"1\"\n" + session(id, "1", expires):        `got 2 of them`,
+		`script = "../app.ts"`:                              `script "../app.ts": leaves the task directory`,
+		`script = "local/../../app.ts"`:                     `leaves the task directory`,
+		`script = "/etc/passwd"`:                            `is not in local, secrets or alloc`,
+		`script = "/local/../etc/app.ts"`:                   `is not in local, secrets or alloc`,
+		`script = "app.ts"`:                                 `is not in local, secrets or alloc`,
+		`script = "local"`:                                  `is not in local, secrets or alloc`,
+		"args = [\"a\"]\n" + session(id, "1", expires):      `args are for script or code`,
+		session(`"ses_short"`, "1", expires):                `session: id must be "ses_" and 20 of a-z and 0-9, got "ses_short"`,
+		session(`"ses_ABCDEFGHIJ0123456789"`, "1", expires): `id must be`,
+		session(id, "0", expires):                           `session: epoch must be a whole number from 1 to`,
+		session(id, "1.5", expires):                         `epoch must be a whole number`,
+		session(id, "1", `"tomorrow"`):                      `session: expires_at must be a time such as`,
+		`session { epoch = 1 }`:                             `Missing required argument`,
+		"code = \"1\"\ncpu_cores = 0":                       `cpu_cores must be a number from 0.01 to 1024, got 0`,
+		"code = \"1\"\ncpu_cores = -0.1":                    `cpu_cores must be`,
+		"code = \"1\"\npids_max = 15":                       `pids_max must be a whole number from 16 to 4194304, got 15`,
+		"code = \"1\"\ndisk = 1":                            `disk must be`,
+		"code = \"1\"\nfiles_max = 2000000":                 `files_max must be`,
+		"code = \"1\"\nimage = \"oven/bun\"":                `image`,
+	} {
+		_, err := parseTaskHCL(t, hcl)
+		must.ErrorContains(t, err, want, must.Sprint(hcl))
+		must.False(t, strings.Contains(err.Error(), "msgpack"), must.Sprint(err))
+	}
+}

@@ -1,0 +1,227 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package guest
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/buntime/buntime/driver/guest/wire"
+)
+
+// fingerprint is what Bun reads at its start and then holds for true, in the
+// directory it runs in and, in the workspace, in those above:
+//
+//   - the names in the directory, with their types: an import is looked up
+//     among them, so a name that is gone, or a new one that comes before an old
+//     one in the look-up, leads to another file than with a fresh Bun. New names
+//     that no old one stands for are looked up afresh (Bun reads the directory
+//     again before it says that an import cannot be found);
+//   - whether there is a node_modules (what is in it is read when asked for);
+//   - package.json, tsconfig.json and jsconfig.json, with what the last two
+//     extend; and in the working directory alone bunfig.toml and .env files.
+//
+// Measured with Bun 1.4.5; testdata/stale has a case for each.
+type fingerprint struct {
+	dirs  []dirPrint
+	files map[string]fileID
+}
+
+// dirPrint is a directory as it was.
+type dirPrint struct {
+	path  string
+	id    fileID
+	names map[string]fs.FileMode
+}
+
+// fileID tells one state of a file from another; the zero value is no file.
+type fileID struct {
+	dev, ino     uint64
+	size         int64
+	mtime, ctime unix.Timespec
+}
+
+func identify(name string) fileID {
+	var st unix.Stat_t
+	if err := unix.Stat(name, &st); err != nil {
+		return fileID{}
+	}
+	return fileID{st.Dev, st.Ino, st.Size, st.Mtim, st.Ctim}
+}
+
+// maxNames bounds the names that are remembered of a directory. Any change of a
+// larger one counts.
+const maxNames = 10_000
+
+// takeFingerprint must come before Bun's start: what changes while Bun reads
+// then counts as changed.
+func takeFingerprint(dir, workspace string) fingerprint {
+	f := fingerprint{files: make(map[string]fileID)}
+	for d := dir; ; d = path.Dir(d) {
+		p := dirPrint{path: d, id: identify(d)}
+		p.names = listNames(d)
+		f.dirs = append(f.dirs, p)
+		for name := range p.names {
+			switch {
+			case name == "tsconfig.json" || name == "jsconfig.json":
+				f.addConfig(path.Join(d, name), 0)
+			case name == "package.json", d == dir && (name == "bunfig.toml" || isDotEnv(name)):
+				f.add(path.Join(d, name))
+			}
+		}
+		if d == "/" || d == workspace || !strings.HasPrefix(d, workspace+"/") {
+			return f
+		}
+	}
+}
+
+func (f *fingerprint) add(name string) { f.files[name] = identify(name) }
+
+// extends finds what a tsconfig.json builds on. To look into comments as well
+// only means to watch a file too many.
+var extends = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`"extends"\s*:\s*("(?:[^"\\]|\\.)*"|\[[^\]]*\])`)
+})
+
+// addConfig adds a tsconfig.json and, to a depth that no project has, what it
+// extends.
+func (f *fingerprint) addConfig(name string, depth int) {
+	if _, known := f.files[name]; known || depth > 8 {
+		return
+	}
+	f.add(name)
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return
+	}
+	for _, m := range extends().FindAllSubmatch(text, -1) {
+		var one string
+		var bases []string
+		if json.Unmarshal(m[1], &one) == nil {
+			bases = []string{one}
+		} else if json.Unmarshal(m[1], &bases) != nil {
+			continue
+		}
+		for _, base := range bases {
+			for _, candidate := range configPaths(path.Dir(name), base) {
+				f.addConfig(candidate, depth+1)
+			}
+		}
+	}
+}
+
+// configPaths are the files that "extends" may mean. Those that are not there
+// are watched for.
+func configPaths(dir, base string) []string {
+	full := path.Join(dir, base)
+	switch {
+	case strings.HasPrefix(base, "/"):
+		full = base
+	case !strings.HasPrefix(base, "."):
+		full = path.Join(dir, "node_modules", base)
+		return []string{full, full + ".json", full + "/tsconfig.json"}
+	}
+	return []string{full, full + ".json"}
+}
+
+func isDotEnv(name string) bool { return name == ".env" || strings.HasPrefix(name, ".env.") }
+
+// listNames returns nil for a directory that cannot be read or is too large.
+func listNames(dir string) map[string]fs.FileMode {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	entries, err := f.ReadDir(maxNames + 1)
+	if err != nil && !errors.Is(err, io.EOF) || len(entries) > maxNames {
+		return nil
+	}
+	names := make(map[string]fs.FileMode, len(entries))
+	for _, e := range entries {
+		if !isOurs(e.Name()) {
+			names[e.Name()] = e.Type()
+		}
+	}
+	return names
+}
+
+// isOurs tells of files that come and go with executions.
+func isOurs(name string) bool { return name == ".buntime" || wire.IsEntry(name) }
+
+// holds tells whether a fresh Bun would find everything as it was.
+func (f *fingerprint) holds() bool {
+	for name, id := range f.files {
+		if identify(name) != id {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(f.dirs, dirPrint.changed)
+}
+
+func (p dirPrint) changed() bool {
+	if identify(p.path) == p.id {
+		return false
+	}
+	now := listNames(p.path)
+	if p.names == nil || now == nil {
+		return true
+	}
+	for name, typ := range p.names {
+		if t, ok := now[name]; !ok || t != typ {
+			return true
+		}
+	}
+	if len(now) == len(p.names) {
+		return false
+	}
+	return outranks(now, p.names)
+}
+
+// outranks tells whether a name of now that is not in old could be found where
+// an import found an old one before: ./a is a.ts before a.js before a/index.ts,
+// and ./a.js is a.js before a.ts.
+func outranks(now, old map[string]fs.FileMode) bool {
+	stems := make(map[string]bool, 2*len(old))
+	for name := range old {
+		stems[name], stems[stem(name)] = true, true
+	}
+	for name := range maps.Keys(now) {
+		if _, known := old[name]; known {
+			continue
+		}
+		if special(name) || stems[name] || stems[stem(name)] {
+			return true
+		}
+	}
+	return false
+}
+
+// special names mean something by being there.
+func special(name string) bool {
+	switch name {
+	case "node_modules", "package.json", "tsconfig.json", "jsconfig.json", "bunfig.toml":
+		return true
+	}
+	return isDotEnv(name)
+}
+
+// stem is name without its last extension.
+func stem(name string) string {
+	if i := strings.LastIndexByte(name, '.'); i > 0 {
+		return name[:i]
+	}
+	return name
+}

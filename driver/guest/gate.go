@@ -1,0 +1,26 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package guest
+
+import _ "embed"
+
+// Gate is the source of the module that holds a runner back until it has code.
+//
+//go:embed gate.ts
+var Gate string
+
+// GatePath is where it lies in a sandbox.
+const GatePath = "/run/buntime/gate.ts"
+
+// gateFD is the gate's descriptor to init. It is this high so that the numbers
+// of the descriptors that a program opens are those of plain `bun run`; gate.ts
+// has it too.
+const gateFD = 1000
+
+// What the gate says.
+const (
+	gateReached   = 'R'
+	gateEvaluated = 'E'
+	gateExiting   = 'X'
+)

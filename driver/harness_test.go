@@ -1,0 +1,309 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package driver_test
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	goplugin "github.com/hashicorp/go-plugin"
+	"github.com/hashicorp/nomad/helper/uuid"
+	"github.com/hashicorp/nomad/nomad/structs"
+	"github.com/hashicorp/nomad/plugins/base"
+	"github.com/hashicorp/nomad/plugins/drivers"
+	"github.com/hashicorp/nomad/plugins/drivers/testutils"
+	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
+
+	"github.com/buntime/buntime/driver"
+)
+
+// runtimes are what the tests of this package run over.
+var runtimes = []runtimeUnderTest{
+	{name: "processes", open: openFake, config: map[string]any{"bun": "/bin/sh"}, source: func(p program) (string, string) { return "main.sh", p.sh }},
+	{name: "processes with Bun", open: openFake, config: map[string]any{"bun": findBun()}, source: func(p program) (string, string) { return "main.ts", p.ts }},
+}
+
+// runtimeUnderTest is a Runtime with what tells it from others.
+type runtimeUnderTest struct {
+	name   string
+	open   driver.OpenRuntime
+	config map[string]any // of the plugin, state_dir aside
+	source func(program) (file, text string)
+}
+
+// program is one program in two languages.
+type program struct{ sh, ts string }
+
+var (
+	// sleeper runs until it is told to stop.
+	sleeper = program{sh: "exec sleep 1000", ts: "setTimeout(() => {}, 1e6)"}
+	// exiter exits at once with 3, and says something on both outputs.
+	exiter = program{
+		sh: "echo \"out $1 $NOMAD_TASK_DIR $COLOUR\"\necho err >&2\nexit 3",
+		ts: "console.log('out', process.argv[2], process.env.NOMAD_TASK_DIR, process.env.COLOUR); console.error('err'); process.exit(3)",
+	}
+	// stubborn ignores SIGINT and exits with 7 on SIGUSR1. It makes a file once
+	// it does.
+	stubborn = program{
+		sh: "trap '' INT\ntrap 'exit 7' USR1\ntouch $(dirname $0)/ready\nwhile :; do sleep 0.02; done",
+		ts: `process.on("SIGINT", () => {}); process.on("SIGUSR1", () => process.exit(7));
+			await Bun.write(import.meta.dir + "/ready", ""); setInterval(() => {}, 1000)`,
+	}
+)
+
+// findBun is a Bun of the tool cache, or nothing.
+func findBun() string {
+	found, _ := filepath.Glob(filepath.Join(toolCache(), "bun-*", "node_modules", "@oven", "*", "bin", "bun"))
+	if len(found) == 0 {
+		return ""
+	}
+	return found[len(found)-1]
+}
+
+func toolCache() string {
+	if dir := os.Getenv("BUNTIME_CACHE"); dir != "" {
+		return dir
+	}
+	dir, _ := os.UserCacheDir()
+	return filepath.Join(dir, "buntime")
+}
+
+// eachRuntime runs a test over every Runtime that this machine can have.
+func eachRuntime(t *testing.T, test func(*testing.T, runtimeUnderTest)) {
+	for _, r := range runtimes {
+		t.Run(r.name, func(t *testing.T) {
+			if os.Geteuid() != 0 {
+				t.Skip("needs root")
+			}
+			if r.config["bun"] == "" {
+				t.Skip("no Bun in the tool cache")
+			}
+			t.Parallel()
+			test(t, r)
+		})
+	}
+}
+
+// plugin is a driver behind gRPC, as Nomad has it.
+type plugin struct {
+	*testutils.DriverHarness
+	runtimeUnderTest
+	stateDir string
+}
+
+func newPlugin(t *testing.T, r runtimeUnderTest, config map[string]any) *plugin {
+	t.Helper()
+	stateDir, err := os.MkdirTemp("", "buntime-state-")
+	must.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(stateDir) })
+	return startPlugin(t, r, stateDir, config)
+}
+
+// startPlugin is newPlugin over the state of an earlier one.
+func startPlugin(t *testing.T, r runtimeUnderTest, stateDir string, config map[string]any) *plugin {
+	t.Helper()
+	d := driver.New(t.Context(), hclog.NewNullLogger(), r.open)
+	h := testutils.NewDriverHarness(t, d)
+	t.Cleanup(func() {
+		disconnect(h)
+		must.NoError(t, d.Close())
+	})
+	p := &plugin{DriverHarness: h, runtimeUnderTest: r, stateDir: stateDir}
+	must.NoError(t, h.SetConfig(&base.Config{PluginConfig: p.encodeConfig(t, config)}))
+	return p
+}
+
+// encodeConfig is the plugin's configuration as Nomad sends it.
+func (p *plugin) encodeConfig(t *testing.T, config map[string]any) []byte {
+	t.Helper()
+	all := map[string]any{"state_dir": p.stateDir}
+	maps.Copy(all, p.config)
+	maps.Copy(all, config)
+	var data []byte
+	must.NoError(t, base.MsgPackEncode(&data, all))
+	return data
+}
+
+// disconnect ends a harness, as its Kill does. Kill stops the server twice at
+// a time, by a call over the connection and directly, which is a data race of
+// go-plugin's; so this makes the call only.
+func disconnect(h *testutils.DriverHarness) {
+	field := reflect.ValueOf(h).Elem().FieldByName("client")
+	client := *(**goplugin.GRPCClient)(field.Addr().UnsafePointer())
+	_ = client.Close()
+}
+
+// restart is the plugin after its process was killed and started again.
+func (p *plugin) restart(t *testing.T) *plugin {
+	t.Helper()
+	disconnect(p.DriverHarness)
+	return startPlugin(t, p.runtimeUnderTest, p.stateDir, nil)
+}
+
+// task is a task of a program, ready to be started; config adds to its
+// `config` block. Its job has `logs { disabled = true }`.
+func (p *plugin) task(t *testing.T, prog program, config map[string]any) *drivers.TaskConfig {
+	t.Helper()
+	cfg := p.taskWithLogs(t, prog, config, false)
+	cfg.StdoutPath, cfg.StderrPath = os.DevNull, os.DevNull
+	return cfg
+}
+
+func (p *plugin) taskWithLogs(t *testing.T, prog program, config map[string]any, logs bool) *drivers.TaskConfig {
+	t.Helper()
+	file, text := p.source(prog)
+	all := map[string]any{}
+	if prog != (program{}) {
+		all["script"] = "local/" + file
+	}
+	maps.Copy(all, config)
+	alloc := uuid.Generate()
+	cfg := &drivers.TaskConfig{
+		ID:      alloc + "/web/" + uuid.Short(),
+		AllocID: alloc,
+		Name:    "web",
+		Env:     map[string]string{"COLOUR": "green"},
+		Resources: &drivers.Resources{
+			NomadResources: &structs.AllocatedTaskResources{
+				Cpu:    structs.AllocatedCpuResources{CpuShares: 100},
+				Memory: structs.AllocatedMemoryResources{MemoryMB: 512},
+			},
+			LinuxResources: &drivers.LinuxResources{
+				CPUShares:        100,
+				MemoryLimitBytes: 512 << 20,
+			},
+		},
+	}
+	cfg.Resources.LinuxResources.CpusetCgroupPath = taskCgroup(t, cfg)
+	must.NoError(t, cfg.EncodeConcreteDriverConfig(all))
+	cleanup := p.MkAllocDir(cfg, logs)
+	t.Cleanup(cleanup)
+	if text != "" {
+		must.NoError(t, os.WriteFile(filepath.Join(cfg.TaskDir().LocalDir, file), []byte(text), 0o644))
+	}
+	return cfg
+}
+
+// start starts a task and sees to its removal.
+func (p *plugin) start(t *testing.T, cfg *drivers.TaskConfig) *drivers.TaskHandle {
+	t.Helper()
+	handle, network, err := p.StartTask(cfg)
+	must.NoError(t, err)
+	must.Nil(t, network)
+	t.Cleanup(func() { _ = p.Impl().DestroyTask(cfg.ID, true) })
+	return handle
+}
+
+// cgroupRoot is below what a task's cgroup lies that shows in /proc/*/cgroup
+// under Nomad's conformance tests.
+func cgroupRoot() string {
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		return "/sys/fs/cgroup"
+	}
+	return "/sys/fs/cgroup/freezer"
+}
+
+// taskCgroup makes the cgroups of a task as Nomad does, below a parent of the
+// test's own, and returns the path that Nomad would give.
+func taskCgroup(t *testing.T, cfg *drivers.TaskConfig) string {
+	t.Helper()
+	const root = "/sys/fs/cgroup"
+	parent := "nomad-buntime-test-" + uuid.Short()
+	scope := cfg.AllocID + "." + cfg.Name
+	if cgroupRoot() == root {
+		top, share := filepath.Join(root, parent+".slice"), filepath.Join(root, parent+".slice", "share.slice")
+		dir := filepath.Join(share, scope+".scope")
+		must.NoError(t, os.MkdirAll(dir, 0o755))
+		t.Cleanup(func() { removeCgroup(t, top) })
+		for _, d := range []string{top, share} {
+			must.NoError(t, os.WriteFile(filepath.Join(d, "cgroup.subtree_control"), []byte("+cpuset +cpu +io +memory +pids"), 0o644))
+		}
+		return dir
+	}
+	for _, controller := range []string{"freezer", "cpu", "memory"} {
+		top := filepath.Join(root, controller, parent)
+		must.NoError(t, os.MkdirAll(filepath.Join(top, scope), 0o755))
+		t.Cleanup(func() { removeCgroup(t, top) })
+	}
+	top := filepath.Join(root, "cpuset", parent)
+	share := filepath.Join(top, "share")
+	must.NoError(t, os.MkdirAll(share, 0o755))
+	t.Cleanup(func() { removeCgroup(t, top) })
+	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
+		all, err := os.ReadFile(filepath.Join(root, "cpuset", file))
+		must.NoError(t, err)
+		for _, dir := range []string{top, share} {
+			must.NoError(t, os.WriteFile(filepath.Join(dir, file), all, 0o644))
+		}
+	}
+	return share
+}
+
+// removeCgroup kills what is in a cgroup of the test's and removes it with
+// those below. Killed processes leave their cgroup a moment later.
+func removeCgroup(t *testing.T, top string) {
+	var dirs []string
+	_ = filepath.WalkDir(top, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.IsDir() {
+			dirs = append(dirs, path)
+		}
+		return nil
+	})
+	for _, dir := range slices.Backward(dirs) {
+		deadline := time.Now().Add(5 * time.Second)
+		for {
+			procs, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+			for line := range strings.FieldsSeq(string(procs)) {
+				var pid int
+				if _, err := fmt.Sscan(line, &pid); err == nil {
+					_ = unix.Kill(pid, unix.SIGKILL)
+				}
+			}
+			err := os.Remove(dir)
+			if err == nil || errors.Is(err, fs.ErrNotExist) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Errorf("remove cgroup: %v", err)
+				return
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+}
+
+// result is how a task ended, as WaitTask tells.
+func (p *plugin) result(t *testing.T, id string) *drivers.ExitResult {
+	t.Helper()
+	results, err := p.WaitTask(t.Context(), id)
+	must.NoError(t, err)
+	select {
+	case result := <-results:
+		return result
+	case <-time.After(20 * time.Second):
+		t.Fatal("task did not end")
+		return nil
+	}
+}
+
+// eventually waits for what only polling can tell.
+func eventually(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never happened: %s", what)
+		}
+	}
+}

@@ -1,0 +1,116 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package driver_test
+
+import (
+	"encoding/json"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/nomad/plugins/drivers"
+	"github.com/shoenig/test/must"
+	"golang.org/x/sys/unix"
+)
+
+func TestRecoverLive(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, r runtimeUnderTest) {
+		p := newPlugin(t, r, nil)
+		cfg := p.task(t, sleeper, nil)
+		handle := p.start(t, cfg)
+		before, err := p.ExecTask(cfg.ID, []string{"/bin/sh", "-c", "ls -i /tmp"}, 5*time.Second)
+		must.NoError(t, err)
+		started, err := p.InspectTask(cfg.ID)
+		must.NoError(t, err)
+
+		p = p.restart(t)
+		must.NoError(t, p.RecoverTask(handle))
+		must.NoError(t, p.RecoverTask(handle)) // an agent restart without the plugin's
+		status, err := p.InspectTask(cfg.ID)
+		must.NoError(t, err)
+		must.Eq(t, drivers.TaskStateRunning, status.State)
+		must.Eq(t, started.StartedAt, status.StartedAt)
+		after, err := p.ExecTask(cfg.ID, []string{"/bin/sh", "-c", "ls -i /tmp"}, 5*time.Second)
+		must.NoError(t, err)
+		must.Eq(t, string(before.Stdout), string(after.Stdout)) // the same sandbox
+
+		must.NoError(t, p.StopTask(cfg.ID, 10*time.Second, "SIGTERM"))
+		must.Eq(t, 15, p.result(t, cfg.ID).Signal)
+		must.NoError(t, p.DestroyTask(cfg.ID, false))
+	})
+}
+
+func TestRecoverDead(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, r runtimeUnderTest) {
+		p := newPlugin(t, r, nil)
+		cfg := p.task(t, exiter, nil)
+		handle := p.start(t, cfg)
+		must.Eq(t, 3, p.result(t, cfg.ID).ExitCode)
+
+		p = p.restart(t)
+		must.NoError(t, p.RecoverTask(handle))
+		must.Eq(t, &drivers.ExitResult{ExitCode: 3}, p.result(t, cfg.ID))
+		must.NoError(t, p.StopTask(cfg.ID, time.Second, ""))
+		must.NoError(t, p.DestroyTask(cfg.ID, false))
+	})
+}
+
+func TestRecoverKilledWithItsWarden(t *testing.T) {
+	p := newPlugin(t, runtimes[0], nil)
+	cfg := p.task(t, sleeper, nil)
+	handle := p.start(t, cfg)
+	var state struct{ Sandbox []byte }
+	must.NoError(t, handle.GetDriverState(&state))
+	var fake fakeState
+	must.NoError(t, json.Unmarshal(state.Sandbox, &fake))
+	must.NoError(t, unix.Kill(fake.Warden, unix.SIGKILL))
+	must.ErrorContains(t, p.result(t, cfg.ID).Err, "without a word")
+
+	p = p.restart(t)
+	must.NoError(t, p.RecoverTask(handle))
+	must.ErrorContains(t, p.result(t, cfg.ID).Err, "without a word")
+	must.NoError(t, p.DestroyTask(cfg.ID, false))
+}
+
+// TestRecoverLost has no case in which RecoverTask fails: Nomad would start
+// the task again at once.
+func TestRecoverLost(t *testing.T) {
+	p := newPlugin(t, runtimes[0], nil)
+	cfg := p.task(t, sleeper, nil)
+	handle := p.start(t, cfg)
+	must.NoError(t, p.DestroyTask(cfg.ID, true))
+
+	later := handle.Copy()
+	later.Version++
+	garbled := handle.Copy()
+	garbled.DriverState = []byte("?")
+	refused := handle.Copy()
+	refused.Config.User = "root"
+	broken := runtimes[0]
+	broken.open = openBroken(errors.New("host is on fire"))
+	for want, c := range map[string]struct {
+		runtime runtimeUnderTest
+		handle  *drivers.TaskHandle
+	}{
+		"version 2, this plugin knows 1":   {runtimes[0], later},
+		"decode task state":                {runtimes[0], garbled},
+		`user "root"`:                      {runtimes[0], refused},
+		"recover sandbox: host is on fire": {broken, handle},
+	} {
+		p := newPlugin(t, c.runtime, nil)
+		must.NoError(t, p.RecoverTask(c.handle))
+		result := p.result(t, cfg.ID)
+		must.ErrorContains(t, result.Err, "task is lost: ")
+		must.ErrorContains(t, result.Err, want)
+		must.False(t, result.Successful())
+		status, err := p.InspectTask(cfg.ID)
+		must.NoError(t, err)
+		must.Eq(t, drivers.TaskStateExited, status.State)
+		_, err = p.TaskStats(t.Context(), cfg.ID, time.Second)
+		must.NoError(t, err)
+		must.ErrorContains(t, p.SignalTask(cfg.ID, "SIGHUP"), "not running")
+		must.NoError(t, p.StopTask(cfg.ID, time.Second, ""))
+		must.NoError(t, p.DestroyTask(cfg.ID, false))
+	}
+}

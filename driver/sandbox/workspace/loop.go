@@ -1,0 +1,129 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package workspace
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	blockSize   = 4096
+	loopControl = "/dev/loop-control"
+)
+
+// attach binds image to a free loop device and returns the device, open. The
+// kernel unbinds it by itself once it is neither open nor mounted, so that no
+// crash leaves one behind.
+//
+// The device reads and writes the image directly, past the page cache: pages of
+// a workspace would otherwise be in memory twice. Measured, that is as fast for
+// small files and a third faster for big ones.
+func attach(image *os.File) (*os.File, error) {
+	control, err := os.OpenFile(loopControl, os.O_RDWR, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open loop control: %w", err)
+	}
+	defer control.Close()
+	config := unix.LoopConfig{Fd: uint32(image.Fd()), Size: blockSize}
+	config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR | unix.LO_FLAGS_DIRECT_IO
+	// Who else looks for a free device may be given the same one and bind it
+	// first. So many losses in a row mean that something else is wrong.
+	for range 100 {
+		n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
+		if err != nil {
+			return nil, fmt.Errorf("get free loop device: %w", err)
+		}
+		dev, err := openLoop(n)
+		if err != nil {
+			return nil, err
+		}
+		err = unix.IoctlLoopConfigure(int(dev.Fd()), &config)
+		if err == nil {
+			return dev, nil
+		}
+		dev.Close()
+		if !errors.Is(err, unix.EBUSY) {
+			return nil, fmt.Errorf("bind %s to %s: %w", image.Name(), dev.Name(), err)
+		}
+	}
+	return nil, errors.New("get free loop device: always taken by others")
+}
+
+// openLoop opens loop device n, and makes its node where nothing makes nodes as
+// the kernel adds devices: /dev of a container.
+func openLoop(n int) (*os.File, error) {
+	path := fmt.Sprintf("/dev/loop%d", n)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return f, err
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/sys/block/loop%d/dev", n))
+	if err != nil {
+		return nil, fmt.Errorf("find number of %s: %w", path, err)
+	}
+	var major, minor uint32
+	if _, err := fmt.Sscanf(string(text), "%d:%d", &major, &minor); err != nil {
+		return nil, fmt.Errorf("parse number of %s: %w", path, err)
+	}
+	err = unix.Mknod(path, unix.S_IFBLK|0o660, int(unix.Mkdev(major, minor)))
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("make node %s: %w", path, err)
+	}
+	return os.OpenFile(path, os.O_RDWR, 0)
+}
+
+// findLoop returns the device that image is bound to, open, and binds it if there
+// is none: an image must never be bound twice, or the kernel would take it for
+// two file systems and ruin both.
+func findLoop(image *os.File) (*os.File, error) {
+	info, err := image.Stat()
+	if err != nil {
+		return nil, err
+	}
+	bound, err := filepath.Glob("/sys/block/loop*/loop")
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range bound {
+		dev, err := os.Open("/dev/" + filepath.Base(filepath.Dir(path)))
+		if errors.Is(err, unix.ENXIO) || errors.Is(err, fs.ErrNotExist) {
+			continue // just unbound, or a node that was never made
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look for loop device of %s: %w", image.Name(), err)
+		}
+		if isBound(dev, info) {
+			return dev, nil // and while it is open it stays bound
+		}
+		dev.Close()
+	}
+	return attach(image)
+}
+
+// isBound tells whether dev, a loop device, is bound to image.
+func isBound(dev *os.File, image os.FileInfo) bool {
+	info, err := unix.IoctlLoopGetStatus64(int(dev.Fd()))
+	st, ok := image.Sys().(*syscall.Stat_t)
+	return err == nil && ok && info.Device == st.Dev && info.Inode == st.Ino
+}
+
+// stillBound is isBound for a device that may be gone.
+func stillBound(path string, image os.FileInfo) (bool, error) {
+	dev, err := os.Open(path)
+	if errors.Is(err, unix.ENXIO) || errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer dev.Close()
+	return isBound(dev, image), nil
+}

@@ -1,0 +1,110 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package driver
+
+import (
+	"context"
+	"time"
+
+	"github.com/hashicorp/nomad/client/lib/cpustats"
+	"github.com/hashicorp/nomad/plugins/drivers"
+)
+
+// statsTimeout bounds one reading of a sandbox's counters: a few small files.
+const statsTimeout = 5 * time.Second
+
+// TaskStats delivers what a task uses, at once and then every interval, until
+// the task ends or ctx does.
+func (d *Driver) TaskStats(ctx context.Context, taskID string, interval time.Duration) (<-chan *drivers.TaskResourceUsage, error) {
+	h, ok := d.tasks.get(taskID)
+	if !ok {
+		return nil, drivers.ErrTaskNotFound
+	}
+	if interval <= 0 {
+		interval = time.Second
+	}
+	d.mu.Lock()
+	meter := newMeter(d.compute)
+	d.mu.Unlock()
+	usages := make(chan *drivers.TaskResourceUsage)
+	go func() {
+		defer close(usages)
+		ticker := time.NewTicker(interval)
+		defer ticker.Stop()
+		for h.running() {
+			if usage, err := h.usage(ctx); err != nil {
+				d.logger.Debug("no stats of task", "task_id", taskID, "error", err)
+			} else {
+				select {
+				case usages <- meter.read(usage):
+				case <-ctx.Done():
+					return
+				}
+			}
+			select {
+			case <-ticker.C:
+			case <-h.done:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return usages, nil
+}
+
+func (h *taskHandle) usage(ctx context.Context) (Usage, error) {
+	ctx, cancel := context.WithTimeout(ctx, statsTimeout)
+	defer cancel()
+	return h.instance.Stats(ctx)
+}
+
+// meter turns counters into the rates that Nomad shows.
+type meter struct {
+	compute             cpustats.Compute
+	user, system, total *cpustats.Tracker
+}
+
+func newMeter(compute cpustats.Compute) *meter {
+	return &meter{
+		compute: compute,
+		user:    cpustats.New(compute),
+		system:  cpustats.New(compute),
+		total:   cpustats.New(compute),
+	}
+}
+
+var (
+	measuredCPU    = []string{"System Mode", "User Mode", "Percent", "Throttled Periods", "Throttled Time"}
+	measuredTicks  = append([]string{"Total Ticks"}, measuredCPU...)
+	measuredMemory = []string{"RSS", "Cache", "Swap", "Usage", "Max Usage"}
+)
+
+func (m *meter) read(u Usage) *drivers.TaskResourceUsage {
+	cpu := &drivers.CpuStats{
+		UserMode:         m.user.Percent(float64(u.CPUUser)),
+		SystemMode:       m.system.Percent(float64(u.CPUSystem)),
+		Percent:          m.total.Percent(float64(u.CPUUser + u.CPUSystem)),
+		ThrottledPeriods: u.ThrottledPeriods,
+		ThrottledTime:    uint64(u.Throttled),
+		Measured:         measuredCPU,
+	}
+	if m.compute.NumCores > 0 { // the agent told
+		cpu.TotalTicks = m.total.TicksConsumed(cpu.Percent)
+		cpu.Measured = measuredTicks
+	}
+	return &drivers.TaskResourceUsage{
+		Timestamp: time.Now().UnixNano(),
+		ResourceUsage: &drivers.ResourceUsage{
+			CpuStats: cpu,
+			MemoryStats: &drivers.MemoryStats{
+				RSS:      u.RSS,
+				Cache:    u.Cache,
+				Swap:     u.Swap,
+				Usage:    u.Memory,
+				MaxUsage: u.MemoryMax,
+				Measured: measuredMemory,
+			},
+		},
+	}
+}

@@ -1,0 +1,256 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package stack
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	nomad "github.com/hashicorp/nomad/api"
+
+	"github.com/buntime/buntime/e2e/client"
+)
+
+// abandon makes the test binary start a stack with a task and a session and
+// hang, to be killed.
+const abandon = "BUNTIME_TEST_ABANDON"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(abandon) == "" {
+		os.Exit(m.Run())
+	}
+	s, err := Start(context.Background(), Options{})
+	if err == nil {
+		err = errors.Join(sleeper(context.Background(), s), session(context.Background(), s))
+	}
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println(s.Dir)
+	select {}
+}
+
+// sleeper runs a task of Nomad's own raw_exec driver: here it is the stack
+// that is tested.
+func sleeper(ctx context.Context, s *Stack) error {
+	task := nomad.NewTask("sleep", "raw_exec").SetConfig("command", "/bin/sleep").SetConfig("args", []string{"1000"})
+	job := nomad.NewBatchJob("sleeper", "sleeper", "global", 50).AddTaskGroup(nomad.NewTaskGroup("sleep", 1).AddTask(task))
+	if _, _, err := s.Nomad.Jobs().Register(job, (&nomad.WriteOptions{}).WithContext(ctx)); err != nil {
+		return fmt.Errorf("register job: %w", err)
+	}
+	return s.client.until(ctx, func(ctx context.Context) error {
+		left, err := s.Leftovers(ctx)
+		if err == nil && !strings.Contains(strings.Join(left, "\n"), "/bin/sleep 1000") {
+			err = errors.New("the task does not run")
+		}
+		return err
+	})
+}
+
+// session creates a session and leaves a process in it.
+func session(ctx context.Context, s *Stack) error {
+	api := client.New(s.URL, s.Keys[0].Key)
+	created, err := api.Do(ctx, client.Call{Method: http.MethodPost, Path: "/sessions/create"})
+	if err != nil {
+		return err
+	}
+	var answer struct{ SessionID string }
+	if err := json.Unmarshal(created.Body, &answer); err != nil {
+		return fmt.Errorf("decode session: %w: %s", err, created.Body)
+	}
+	ran, err := api.Do(ctx, client.Call{Method: http.MethodPost, Path: "/execute", JSON: map[string]any{
+		"sessionId": answer.SessionID, "command": "sleep 1000 &",
+	}})
+	if err != nil {
+		return err
+	}
+	if ran.Status != http.StatusOK {
+		return fmt.Errorf("execute in %s: status %d: %s", created.Body, ran.Status, ran.Body)
+	}
+	return nil
+}
+
+// during is a context with a deadline.
+func during(t *testing.T, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeoutCause(t.Context(), d, fmt.Errorf("test step took over %s", d))
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestKillAndRestart(t *testing.T) {
+	s, err := Start(during(t, time.Minute), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopped := false
+	defer func() {
+		if !stopped {
+			s.Stop(context.Background())
+		}
+	}()
+	if err := sleeper(during(t, time.Minute), s); err != nil {
+		t.Fatal(err)
+	}
+	before, err := s.Leftovers(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := pids(t, s)
+
+	for name, part := range map[string]struct{ kill, restart func(context.Context) error }{
+		"front-end": {
+			kill:    func(ctx context.Context) error { return s.KillFrontend(ctx, syscall.SIGKILL) },
+			restart: s.RestartFrontend,
+		},
+		"nomad-client": {
+			kill:    func(ctx context.Context) error { return s.KillNomad(ctx, syscall.SIGKILL) },
+			restart: s.RestartNomad,
+		},
+		"plugin": {
+			kill: func(ctx context.Context) error { return s.KillPlugin(ctx, syscall.SIGKILL) },
+			restart: func(ctx context.Context) error {
+				return s.client.until(ctx, func(context.Context) error {
+					if pid, err := s.plugin(); err != nil || pid == 0 {
+						return errors.Join(err, errors.New("no plugin"))
+					}
+					return nil
+				})
+			},
+		},
+	} {
+		if err := part.kill(during(t, time.Minute)); err != nil {
+			t.Errorf("kill %s: %v", name, err)
+		}
+		if err := part.restart(during(t, time.Minute)); err != nil {
+			t.Errorf("restart %s: %v", name, err)
+		}
+		if now := pids(t, s); now[name] == first[name] || now[name] == 0 {
+			t.Errorf("%s: pid %d, before the kill %d", name, now[name], first[name])
+		}
+	}
+	after, err := s.Leftovers(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Join(before, "\n") != strings.Join(after, "\n") {
+		t.Errorf("the task had\n\t%s\nand after the restarts\n\t%s", strings.Join(before, "\n\t"), strings.Join(after, "\n\t"))
+	}
+
+	stopped = true
+	if err := s.Stop(during(t, time.Minute)); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	checkGone(t, s.Dir)
+}
+
+func pids(t *testing.T, s *Stack) map[string]int {
+	t.Helper()
+	pids, err := s.Pids()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pids
+}
+
+func TestCleansAfterKill(t *testing.T) {
+	child := exec.Command(os.Args[0])
+	child.Env = append(os.Environ(), abandon+"=1")
+	out, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := bufio.NewReader(out).ReadString('\n')
+	child.Process.Kill()
+	child.Wait()
+	dir = strings.TrimSpace(dir)
+	if err != nil || !strings.HasPrefix(dir, "/") {
+		t.Fatalf("start a stack in another process: %v: %s", err, dir)
+	}
+	found := &debris{dir: dir, allocs: map[string]bool{}}
+	items, err := found.find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := strings.Join(texts(items), "\n")
+	for _, want := range []string{"nomad", "consul", "nomad-driver-bun", "/bin/sleep 1000", "(sleep 1000)", "mount", "loop device", "cgroup"} {
+		if !strings.Contains(left, want) {
+			t.Errorf("no %s among what the killed process has left:\n%s", want, left)
+		}
+	}
+
+	block, err := acquireBlock(during(t, time.Minute), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer block.release()
+	defer block.forget()
+	defer os.Remove(block.dir)
+	checkGone(t, dir)
+}
+
+// checkGone looks for what a stack may have left by itself, without the
+// stack's own idea of what that is.
+func checkGone(t *testing.T, dir string) {
+	t.Helper()
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("directory of the stack: %v", err)
+	}
+	for _, command := range []string{
+		"grep -F '" + dir + "' /proc/mounts",
+		"cat /sys/block/loop*/loop/backing_file | grep -F '" + dir + "'",
+		"grep -lzF '" + marker + "=" + dir + "' /proc/[0-9]*/environ",
+	} {
+		if out, _ := exec.Command("sh", "-c", command+" 2>/dev/null").Output(); len(out) > 0 {
+			t.Errorf("%s:\n%s", command, out)
+		}
+	}
+}
+
+func TestTail(t *testing.T) {
+	path := t.TempDir() + "/log"
+	for _, c := range []struct{ text, want string }{
+		{"", ""},
+		{"a\n", "a"},
+		{"a\nb\nc\n", "b\nc"},
+		{"a\nb\nc", "b\nc"},
+	} {
+		if err := os.WriteFile(path, []byte(c.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := tail(path, 2); err != nil || got != c.want {
+			t.Errorf("tail of %q: %q, %v, want %q", c.text, got, err, c.want)
+		}
+	}
+}
+
+func TestBlocksAreApart(t *testing.T) {
+	for n := range blocks {
+		a, b := &block{number: n}, &block{number: n + 1}
+		_, last := a.dynamicPorts()
+		if last >= b.firstPort() {
+			t.Errorf("block %d ends with port %d, the next begins with %d", n, last, b.firstPort())
+		}
+		if last >= 32768 {
+			t.Errorf("block %d ends with port %d, which the kernel gives to outgoing connections", n, last)
+		}
+		if a.pool().Overlaps(b.pool()) {
+			t.Errorf("blocks %d and %d share addresses: %s, %s", n, n+1, a.pool(), b.pool())
+		}
+	}
+}

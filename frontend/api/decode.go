@@ -1,0 +1,149 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package api
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/buntime/buntime/frontend"
+)
+
+// uploadTimeout is how long a body may take to arrive.
+const uploadTimeout = 30 * time.Second
+
+// JSON is the part of an operation's input that is its JSON body. An empty
+// body is an empty object.
+type JSON[T any] struct {
+	value T
+}
+
+// Resolve implements huma.Resolver: it reads the body.
+func (j *JSON[T]) Resolve(ctx huma.Context) []error {
+	// An error here means that the connection has no deadlines; then there are none.
+	_ = ctx.SetReadDeadline(time.Now().Add(uploadTimeout))
+	body, err := io.ReadAll(ctx.BodyReader())
+	_ = ctx.SetReadDeadline(time.Time{})
+	if err == nil && len(body) > 0 {
+		if err = checkType(ctx.Header("Content-Type")); err == nil {
+			err = decode(body, &j.value)
+		}
+	}
+	if err != nil {
+		return []error{unreadable(err)}
+	}
+	return nil
+}
+
+func checkType(header string) error {
+	kind, parameters, err := mime.ParseMediaType(header)
+	charset := parameters["charset"]
+	if err != nil || kind != "application/json" || charset != "" && !strings.EqualFold(charset, "utf-8") {
+		return frontend.Errorf(frontend.CodeMediaType, "send the body as JSON with Content-Type: application/json, not %q", header)
+	}
+	return nil
+}
+
+// unreadable is the error for a body that could not be read or decoded.
+func unreadable(err error) *frontend.Error {
+	if e, ok := errors.AsType[*frontend.Error](err); ok {
+		return e
+	}
+	if e, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return frontend.Errorf(frontend.CodeFileTooLarge, "the request has more than the %d bytes that this key allows", e.Limit)
+	}
+	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
+		return frontend.Errorf(frontend.CodeRequestTimeout, "the request has not arrived within %v", uploadTimeout)
+	}
+	return frontend.Invalid("body", "the request cannot be read: %v", err)
+}
+
+// decode reads a JSON object into v, a pointer to a struct. It takes nothing
+// that is ambiguous: no unknown, misspelt or repeated member, no invalid
+// UTF-8, no second value.
+func decode(body []byte, v any) error {
+	err := json.Unmarshal(body, v, json.RejectUnknownMembers(true))
+	if err == nil {
+		return nil
+	}
+	if e, ok := errors.AsType[*json.SemanticError](err); ok {
+		return mismatch(e)
+	}
+	if e, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
+		field := fieldOf(e.JSONPointer)
+		return frontend.Invalid(field, "%s: %v, at byte %d of the request", field, e.Err, e.ByteOffset)
+	}
+	return frontend.Invalid("body", "the request is no JSON: %v", err)
+}
+
+// mismatch is the error for JSON that is well-formed but not what is wanted.
+func mismatch(e *json.SemanticError) error {
+	field := fieldOf(e.JSONPointer)
+	var own *frontend.Error
+	switch {
+	case errors.As(e.Err, &own):
+		return frontend.Invalid(field, "%s %s", field, own.Message)
+	case errors.Is(e.Err, json.ErrUnknownName):
+		return frontend.Invalid(field, "there is no field %s here", field)
+	case e.GoType != nil:
+		return frontend.Invalid(field, "%s must be %s", field, nameOf(e.GoType))
+	}
+	return frontend.Invalid(field, "%s: %v", field, e.Err)
+}
+
+// fieldOf is a JSON pointer as clients write it: files[0].path.
+func fieldOf(p jsontext.Pointer) string {
+	var b strings.Builder
+	last := ""
+	for token := range p.Tokens() {
+		switch _, err := strconv.Atoi(token); {
+		case err == nil && last == "files":
+			fmt.Fprintf(&b, "[%s]", token)
+		case b.Len() > 0:
+			b.WriteString("." + token)
+		default:
+			b.WriteString(token)
+		}
+		last = token
+	}
+	const most = 200 // of the client's own text in a message
+	switch {
+	case b.Len() == 0:
+		return "body"
+	case b.Len() > most:
+		return strings.ToValidUTF8(b.String()[:most], "") + "…"
+	}
+	return b.String()
+}
+
+// nameOf says in words what JSON a Go type is read from.
+func nameOf(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Pointer:
+		return nameOf(t.Elem())
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Int, reflect.Int64:
+		return "a whole number"
+	case reflect.Float64:
+		return "a number"
+	case reflect.Slice:
+		return "a list"
+	}
+	return "an object"
+}

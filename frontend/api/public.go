@@ -1,0 +1,55 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/buntime/buntime/frontend"
+)
+
+// readyTimeout is how long Nomad and Consul may take to say that they are there.
+const readyTimeout = 2 * time.Second
+
+// publicRoutes are those that need no key.
+func (s *Server) publicRoutes(document []byte) *http.ServeMux {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { status(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeoutCause(r.Context(), readyTimeout, fmt.Errorf("no answer within %v", readyTimeout))
+		defer cancel()
+		if err := s.Sessions.Ready(ctx); err != nil {
+			logger(ctx).Warn("not ready", "err", err)
+			fail(w, frontend.Unavailable("sessions cannot be created at the moment"))
+			return
+		}
+		status(w, "ready")
+	})
+	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		// A client that is gone does not read the answer; nothing is to be done.
+		_, _ = w.Write(document)
+	})
+	return mux
+}
+
+func status(w http.ResponseWriter, text string) {
+	w.Header().Set("Content-Type", "application/json")
+	// As above.
+	_ = json.MarshalWrite(w, map[string]string{"status": text})
+}
+
+func ignoreEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,95 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package api
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/buntime/buntime/frontend"
+)
+
+// passed are the headers of a node's answer that clients get to see, in the form
+// that net/http keeps them in.
+var passed = []string{
+	"Content-Type", "Content-Length", "Content-Range", "Content-Disposition", "Accept-Ranges", "Etag",
+	"Last-Modified", "Cache-Control", "X-Total-Count", "Retry-After", "Server-Timing",
+}
+
+// writeTimeout is how long a client may take none of what is sent to it.
+const writeTimeout = 30 * time.Second
+
+const chunk = 32 << 10
+
+var chunks = sync.Pool{New: func() any { return new([chunk]byte) }}
+
+// relay passes a node's answer on, each piece as it comes.
+func relay(ctx context.Context, w http.ResponseWriter, res *http.Response) {
+	defer res.Body.Close()
+	for _, name := range passed {
+		if values, ok := res.Header[name]; ok {
+			w.Header()[name] = values
+		}
+	}
+	events := strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream")
+	if events {
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("X-Accel-Buffering", "no") // proxies of nginx's kind wait for more otherwise
+	}
+	w.WriteHeader(res.StatusCode)
+	err := pass(w, res.Body, events)
+	if err == nil || errors.Is(err, errGone) || ctx.Err() != nil {
+		return
+	}
+	logger(ctx).Warn("node's answer broke off", "err", err)
+	if !events {
+		panic(http.ErrAbortHandler) // the client must not take a part for the whole
+	}
+	e := frontend.Unavailable("the connection to the session broke; the execution may still run, see GET /executions/{executionId}")
+	body, _ := json.Marshal(&Failure{e}) // a struct of strings
+	_, _ = w.Write([]byte("\n\nevent: error\ndata: " + string(body) + "\n\n"))
+}
+
+// errGone says that the client does not take any more.
+var errGone = errors.New("client is gone")
+
+// pass copies from a node to a client. The head of a stream goes out at once,
+// even when nothing follows for a while.
+func pass(w http.ResponseWriter, from io.Reader, stream bool) error {
+	conn := http.NewResponseController(w)
+	defer func() { _ = conn.SetWriteDeadline(time.Time{}) }()
+	if stream {
+		if conn.Flush() != nil {
+			return errGone
+		}
+	}
+	buf := chunks.Get().(*[chunk]byte)
+	defer chunks.Put(buf)
+	for {
+		n, err := from.Read(buf[:])
+		if n > 0 {
+			// Where a deadline cannot be set, there is none.
+			_ = conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+			if _, err := w.Write(buf[:n]); err != nil {
+				return errGone
+			}
+			if stream && conn.Flush() != nil {
+				return errGone
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}

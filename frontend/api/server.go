@@ -1,0 +1,245 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"path"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/go-json-experiment/json"
+
+	"github.com/buntime/buntime/frontend"
+	"github.com/buntime/buntime/frontend/node"
+	"github.com/buntime/buntime/frontend/timing"
+)
+
+// Forwarder sends requests to the node that carries a session.
+type Forwarder interface {
+	// Do is that of node.Client, whose errors it returns.
+	Do(ctx context.Context, s *frontend.Session, r node.Request) (*http.Response, error)
+}
+
+// Config is what a Server needs.
+type Config struct {
+	Sessions *frontend.Service
+	Node     Forwarder
+	Keys     Keyring
+	// BaseURL is where clients find the API, for the OpenAPI document.
+	BaseURL string
+	// PreviewScheme and PreviewDomain (with a port, if it is not the scheme's
+	// own) make preview URLs.
+	PreviewScheme, PreviewDomain string
+	Log                          *slog.Logger
+}
+
+// Server is the API as an http.Handler.
+type Server struct {
+	Config
+	// NodeWait is how long a request waits for a node agent that is not there,
+	// as one that is being restarted.
+	NodeWait time.Duration
+
+	public  *http.ServeMux // for everyone
+	private *http.ServeMux // for those with a key
+	limits  limiter
+	// Requests without a valid key are counted by address, against this.
+	strangers int
+}
+
+// New makes a Server.
+func New(c Config) (*Server, error) {
+	free, err := frontend.FindPlan("free")
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{Config: c, NodeWait: 5 * time.Second, private: http.NewServeMux(), strangers: free.Requests}
+	document, err := s.routes()
+	if err != nil {
+		return nil, err
+	}
+	s.public = s.publicRoutes(document)
+	return s, nil
+}
+
+// format writes answers; bodies are read by JSON.
+var format = huma.Format{
+	Marshal: func(w io.Writer, v any) error { return json.MarshalWrite(w, v) },
+}
+
+// routes registers all operations that need a key, and returns the OpenAPI
+// document that they make.
+func (s *Server) routes() ([]byte, error) {
+	registry := huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer)
+	api := humago.New(s.private, huma.Config{
+		OpenAPI: &huma.OpenAPI{
+			OpenAPI: "3.1.0",
+			Info: &huma.Info{
+				Title: "Buntime", Version: "1",
+				Description: "Isolated Bun sessions that keep their files and processes between executions.",
+			},
+			Servers: []*huma.Server{{URL: s.BaseURL}},
+			Components: &huma.Components{
+				Schemas: registry,
+				SecuritySchemes: map[string]*huma.SecurityScheme{
+					"key": {Type: "http", Scheme: "bearer", Description: "An API key: btk_…"},
+				},
+			},
+			Security: []map[string][]string{{"key": {}}},
+		},
+		Formats:       map[string]huma.Format{"application/json": format},
+		DefaultFormat: "application/json",
+	})
+	s.sessionRoutes(api)
+	s.executionRoutes(api)
+	s.fileRoutes(api)
+	document, err := api.OpenAPI().MarshalJSON()
+	if err != nil {
+		return nil, fmt.Errorf("encode OpenAPI document: %w", err)
+	}
+	return document, nil
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	spans := new(timing.Recorder)
+	out := &writer{ResponseWriter: w, spans: spans, begin: time.Now()}
+	id := frontend.NewRequestID()
+	out.Header().Set("X-Request-Id", id)
+	out.Header().Set("X-Content-Type-Options", "nosniff")
+	log := s.Log.With("request", id, "method", r.Method, "path", r.URL.Path)
+	defer recoverPanic(out, log)
+
+	ctx := timing.With(r.Context(), spans)
+	ctx = context.WithValue(ctx, logContext{}, log)
+	r = r.WithContext(ctx)
+	if err := s.serve(out, r); err != nil {
+		fail(out, err)
+	}
+}
+
+// serve answers a request, or says why it does not.
+func (s *Server) serve(w *writer, r *http.Request) error {
+	key, name, known := s.Keys.find(r)
+	w.spans.Add("auth", time.Since(w.begin))
+	var at standing
+	if known {
+		at = s.limits.take(name, 1, key.Allowed.Requests, w.begin)
+	} else {
+		at = s.limits.take(address(r), 0, s.strangers, w.begin)
+	}
+	at.write(w.Header())
+
+	if path.Clean(r.URL.Path) != r.URL.Path { // the mux would redirect
+		return notFound(r)
+	}
+	if _, pattern := s.public.Handler(r); pattern != "" {
+		s.public.ServeHTTP(w, r)
+		return nil
+	}
+	if _, pattern := s.private.Handler(r); pattern == "" {
+		return s.unrouted(w, r)
+	}
+	if !known {
+		at = s.limits.take(address(r), 1, s.strangers, w.begin)
+		at.write(w.Header())
+	}
+	if at.over() {
+		e := frontend.Errorf(frontend.CodeRateLimit, "more than %d requests in a minute; try again later", at.limit)
+		e.RetryAfter = max(at.end.Sub(w.begin), time.Second)
+		return e
+	}
+	if !known {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		return frontend.Errorf(frontend.CodeUnauthorized, "send a valid API key as Authorization: Bearer btk_…")
+	}
+	r.Body = http.MaxBytesReader(w.ResponseWriter, r.Body, bodyLimit(key))
+	s.private.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), keyContext{}, key)))
+	return nil
+}
+
+// bodyLimit leaves room for one file of the largest size in whatever encoding,
+// and for much else.
+func bodyLimit(key frontend.Key) int64 { return 2*int64(key.Allowed.FileSize) + 8<<20 }
+
+func address(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		host = r.RemoteAddr
+	}
+	return "address " + host
+}
+
+func notFound(r *http.Request) error {
+	return frontend.Errorf(frontend.CodeNotFound, "there is no %s here; see /openapi.json for what there is", r.URL.Path)
+}
+
+// unrouted is the error for a request that no route takes: its path is
+// unknown, or known with other methods.
+func (s *Server) unrouted(w http.ResponseWriter, r *http.Request) error {
+	var allowed []string
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete} {
+		other := &http.Request{Method: method, URL: r.URL, Host: r.Host}
+		_, private := s.private.Handler(other)
+		_, public := s.public.Handler(other)
+		if private+public != "" {
+			allowed = append(allowed, method)
+		}
+	}
+	if allowed == nil {
+		return notFound(r)
+	}
+	w.Header().Set("Allow", strings.Join(allowed, ", "))
+	return frontend.Errorf(frontend.CodeMethodNotAllowed, "%s takes %s, not %s", r.URL.Path, strings.Join(allowed, " and "), r.Method)
+}
+
+// recoverPanic answers a request whose handler panicked.
+func recoverPanic(w *writer, log *slog.Logger) {
+	switch p := recover(); p {
+	case nil:
+	case http.ErrAbortHandler: // how net/http is told to break the connection
+		panic(p)
+	default:
+		log.Error("panic", "value", p, "stack", string(debug.Stack()))
+		if w.wrote {
+			panic(http.ErrAbortHandler)
+		}
+		fail(w, internal())
+	}
+}
+
+// fail writes an error.
+func fail(w http.ResponseWriter, err error) {
+	e, ok := errors.AsType[*frontend.Error](err)
+	if !ok {
+		e = internal()
+	}
+	f := &Failure{e}
+	maps.Copy(w.Header(), f.GetHeaders())
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(f.GetStatus())
+	// A client that is gone does not read the answer; nothing is to be done.
+	_ = json.MarshalWrite(w, f)
+}
+
+type logContext struct{}
+
+// logger is that of the request that a context belongs to.
+func logger(ctx context.Context) *slog.Logger {
+	if log, ok := ctx.Value(logContext{}).(*slog.Logger); ok {
+		return log
+	}
+	return slog.Default()
+}

@@ -1,0 +1,226 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package api_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/buntime/buntime/frontend"
+	"github.com/buntime/buntime/frontend/api"
+)
+
+// errDown is what adapters say when their server does not answer. Its text is
+// for the log.
+var errDown = fmt.Errorf("dial tcp 10.0.0.7:8500: %w", frontend.ErrUnavailable)
+
+func TestUnrouted(t *testing.T) {
+	w := newWorld(t)
+	for _, target := range []string{"/", "/nothing", "/sessions/", "/sessions/a/b", "//sessions", "/sessions/../healthz", "/execute/", "/executions", "/healthz/x", "/sessions%2Fcreate", "/.env"} {
+		for _, key := range []string{paid, ""} {
+			w.send(key, "GET", target, "").refused(404, "not_found")
+		}
+	}
+	for _, c := range [][3]string{
+		{"GET", "/execute", "POST"},
+		{"PUT", "/execute", "POST"},
+		{"POST", "/sessions", "GET"},
+		{"POST", "/sessions/ses_a", "GET, DELETE"},
+		{"PATCH", "/sessions/ses_a", "GET, DELETE"},
+		{"DELETE", "/sessions/create", ""}, // as an id
+		{"POST", "/healthz", "GET"},
+		{"POST", "/files", "DELETE"},
+		{"OPTIONS", "/files/list", "GET"},
+	} {
+		r := w.send(paid, c[0], c[1], "")
+		if c[2] == "" {
+			r.refused(404, "session_not_found")
+			continue
+		}
+		r.refused(405, "method_not_allowed")
+		if allow := r.Header().Get("Allow"); allow != c[2] {
+			t.Errorf("%s %s: Allow is %q, want %q", c[0], c[1], allow, c[2])
+		}
+	}
+}
+
+func TestUnauthorized(t *testing.T) {
+	w := newWorld(t)
+	for _, header := range []string{"", "Bearer", "Bearer ", "Bearer btk_unknown_key_1", "Basic " + paid, paid, "Bearer " + paid + "x", "Bearer " + strings.ToUpper(paid)} {
+		r := w.send("", "POST", "/sessions/create", "{", "Authorization", header)
+		r.refused(401, "unauthorized")
+		if r.Header().Get("WWW-Authenticate") != "Bearer" {
+			t.Errorf("%q: %v", header, r.Header())
+		}
+	}
+	w.send("", "GET", "/sessions", "", "Authorization", "bearer  "+paid).ok(nil)
+}
+
+func TestRateLimit(t *testing.T) {
+	w := newWorld(t)
+	for i := range 5 {
+		r := w.send(few, "GET", "/sessions", "")
+		if i < 3 {
+			r.ok(nil)
+		} else {
+			r.refused(429, "rate_limit_exceeded")
+			if n, err := strconv.Atoi(r.Header().Get("Retry-After")); err != nil || n < 1 || n > 60 {
+				t.Errorf("Retry-After: %q", r.Header().Get("Retry-After"))
+			}
+		}
+		if got, want := r.Header().Get("X-RateLimit-Remaining"), fmt.Sprint(max(0, 2-i)); got != want {
+			t.Errorf("request %d: %s remain, want %s", i, got, want)
+		}
+		if got := r.Header().Get("X-RateLimit-Limit"); got != "3" {
+			t.Errorf("limit is %s", got)
+		}
+		reset, err := strconv.ParseInt(r.Header().Get("X-RateLimit-Reset"), 10, 64)
+		if in := time.Until(time.Unix(reset, 0)); err != nil || in < 50*time.Second || in > 61*time.Second {
+			t.Errorf("reset in %v, %v", in, err)
+		}
+	}
+	w.send(paid, "GET", "/sessions", "").ok(nil) // another key's
+	w.send(few, "GET", "/healthz", "").ok(nil)
+}
+
+// TestStrangers: who tries keys is slowed down, and nobody else.
+func TestStrangers(t *testing.T) {
+	w := newWorld(t)
+	for i := range 120 {
+		r := w.send("btk_guess_"+strconv.Itoa(i), "GET", "/sessions", "")
+		if i < 100 {
+			r.refused(401, "unauthorized")
+		} else {
+			r.refused(429, "rate_limit_exceeded")
+		}
+	}
+	w.send(paid, "GET", "/sessions", "").ok(nil)
+	w.send("", "GET", "/healthz", "").ok(nil)
+	w.send("", "GET", "/nothing", "").refused(404, "not_found")
+}
+
+func TestHealth(t *testing.T) {
+	w := newWorld(t)
+	w.send("", "GET", "/healthz", "").ok(nil)
+	w.send("", "GET", "/readyz", "").ok(nil)
+	w.store.SetFail(func(string) error { return errDown })
+	w.send("", "GET", "/healthz", "").ok(nil)
+	w.send("", "GET", "/readyz", "").refused(503, "service_unavailable")
+}
+
+func TestRequestIDs(t *testing.T) {
+	w := newWorld(t)
+	a, b := w.send("", "GET", "/healthz", ""), w.send("", "GET", "/healthz", "", "X-Request-Id", "mine")
+	if x, y := a.Header().Get("X-Request-Id"), b.Header().Get("X-Request-Id"); x == y || y == "mine" || len(x) != 24 {
+		t.Errorf("ids %q and %q", x, y)
+	}
+}
+
+// TestPanic: the client gets the envelope, the log the reason.
+func TestPanic(t *testing.T) {
+	w := newWorld(t)
+	w.store.SetFail(func(string) error { panic("boom") })
+	w.send(paid, "GET", "/sessions", "").refused(500, "internal_error")
+	if !strings.Contains(w.log.String(), "boom") {
+		t.Errorf("log: %s", w.log)
+	}
+}
+
+func TestOpenAPI(t *testing.T) {
+	w := newWorld(t)
+	var doc struct {
+		OpenAPI string
+		Paths   map[string]map[string]struct {
+			OperationID string
+			RequestBody struct {
+				Content map[string]struct {
+					Schema struct {
+						Ref string `json:"$ref"`
+					}
+				}
+			}
+			Responses map[string]any
+		}
+		Components struct {
+			Schemas map[string]struct {
+				Properties map[string]any
+				Required   []string
+			}
+		}
+	}
+	w.send("", "GET", "/openapi.json", "").ok(&doc)
+	if !strings.HasPrefix(doc.OpenAPI, "3.1") {
+		t.Errorf("version %s", doc.OpenAPI)
+	}
+	for path, methods := range map[string]string{
+		"/sessions/create": "post", "/sessions": "get", "/sessions/{id}": "get delete", "/execute": "post", "/executions/{id}": "get",
+		"/executions/{id}/output": "get", "/execution/kill": "post", "/processes": "get", "/files/list": "get", "/files/write": "post",
+		"/files/read": "get", "/files": "delete",
+	} {
+		for method := range strings.FieldsSeq(methods) {
+			op, ok := doc.Paths[path][method]
+			if !ok || op.OperationID == "" || op.Responses["200"] == nil || op.Responses["400"] == nil {
+				t.Errorf("%s %s: %+v", method, path, op)
+			}
+			if (method == "post") != (op.RequestBody.Content["application/json"].Schema.Ref != "") {
+				t.Errorf("%s %s has the body %+v", method, path, op.RequestBody)
+			}
+		}
+	}
+	execute := doc.Components.Schemas["ExecuteRequest"]
+	if len(execute.Properties) != 8 || fmt.Sprint(execute.Required) != "[sessionId]" {
+		t.Errorf("ExecuteRequest: %+v", execute)
+	}
+	if failure := doc.Components.Schemas["Failure"]; failure.Properties["error"] == nil {
+		t.Errorf("Failure: %+v", failure)
+	}
+}
+
+func TestNewKeyring(t *testing.T) {
+	good := api.KeyConfig{Key: "btk_0123456789", Account: "a", Plan: "free"}
+	for name, change := range map[string]func(k *api.KeyConfig){
+		"key":     func(k *api.KeyConfig) { k.Key = "sk_0123456789" },
+		"short":   func(k *api.KeyConfig) { k.Key = "btk_1" },
+		"account": func(k *api.KeyConfig) { k.Account = "a/b" },
+		"none":    func(k *api.KeyConfig) { k.Account = "" },
+		"plan":    func(k *api.KeyConfig) { k.Plan = "gold" },
+		"twice":   func(*api.KeyConfig) {},
+	} {
+		bad := good
+		change(&bad)
+		if _, err := api.NewKeyring([]api.KeyConfig{good, bad}); err == nil || strings.Contains(err.Error(), bad.Key) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestNoSecrets: nothing that a client or the log gets to see has a key or
+// token in it.
+func TestNoSecrets(t *testing.T) {
+	w := newWorld(t)
+	id := w.create(paid)
+	w.node.answers(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Authorization", r.Header.Get("Authorization"))
+		w.Header().Set("Set-Cookie", "a=b")
+		w.WriteHeader(401)
+	})
+	w.NodeWait = 0
+	r := w.send(paid, "POST", "/execute", `{"sessionId":"`+id+`","code":"1"}`)
+	r.refused(503, "service_unavailable")
+	all, err := json.Marshal(r.Header())
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(all) + r.Body.String() + w.log.String()
+	for _, word := range []string{paid, secret, "Bearer", "Set-Cookie"} {
+		if strings.Contains(text, word) {
+			t.Errorf("%q is in %s", word, text)
+		}
+	}
+}

@@ -1,0 +1,148 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package api
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/buntime/buntime/frontend"
+)
+
+// createRequest is the body of POST /sessions/create.
+type createRequest struct {
+	TTL            *int                    `json:"ttl,omitzero" minimum:"300" doc:"Life in seconds; 86400 if left out. The most depends on the plan."`
+	Metadata       Object                  `json:"metadata,omitzero" doc:"Any object, at most 16384 bytes of JSON; comes back unchanged."`
+	ResourceLimits *frontend.LimitsRequest `json:"resourceLimits,omitzero"`
+}
+
+func (s *Server) sessionRoutes(api huma.API) {
+	add(api, huma.Operation{
+		OperationID: "createSession", Method: http.MethodPost, Path: "/sessions/create", Tags: []string{"sessions"},
+		Summary: "Create a session", Errors: []int{http.StatusForbidden},
+	}, within(sessionTimeout, s.create))
+	add(api, huma.Operation{
+		OperationID: "getSession", Method: http.MethodGet, Path: "/sessions/{id}", Tags: []string{"sessions"},
+		Summary: "Look at a session", Description: "Neither wakes the session nor counts as activity.", Errors: []int{http.StatusNotFound},
+	}, within(sessionTimeout, s.get))
+	add(api, huma.Operation{
+		OperationID: "listSessions", Method: http.MethodGet, Path: "/sessions", Tags: []string{"sessions"},
+		Summary:     "List sessions, newest first",
+		Description: "`metadata.<name>=<value>` chooses those whose metadata has that value; any number may be given.",
+	}, within(sessionTimeout, s.list))
+	add(api, huma.Operation{
+		OperationID: "deleteSession", Method: http.MethodDelete, Path: "/sessions/{id}", Tags: []string{"sessions"},
+		Summary: "Delete a session at once and for good", Errors: []int{http.StatusNotFound},
+	}, within(sessionTimeout, s.delete))
+}
+
+type createInput struct {
+	JSON[createRequest]
+}
+
+type createOutput struct{ Body Created }
+
+func (s *Server) create(ctx context.Context, in *createInput) (*createOutput, error) {
+	sess, err := s.Sessions.Create(ctx, caller(ctx), frontend.CreateRequest{
+		TTL: in.value.TTL, Metadata: []byte(in.value.Metadata), Limits: in.value.ResourceLimits,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &createOutput{Created{
+		SessionID: sess.ID, CreatedAt: Time(sess.Created), ExpiresAt: Time(sess.Expires),
+		PreviewURL: s.previewURL(sess.ID), ResourceLimits: sess.Limits,
+	}}, nil
+}
+
+type getInput struct {
+	ID string `path:"id" doc:"The session's id."`
+}
+
+type getOutput struct{ Body Session }
+
+func (s *Server) get(ctx context.Context, in *getInput) (*getOutput, error) {
+	sess, info, err := s.Sessions.Get(ctx, caller(ctx).Account, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	v := Session{
+		Summary:    s.summary(sess),
+		FilesCount: info.FilesCount, ActiveProcesses: info.ActiveProcesses,
+		Usage: info.Usage, AwakeBecause: info.AwakeBecause,
+	}
+	v.State, v.LastActive = info.State, Time(info.LastActive)
+	return &getOutput{v}, nil
+}
+
+type listInput struct {
+	Limit  int    `query:"limit" default:"50" minimum:"1" maximum:"100"`
+	Offset int    `query:"offset" default:"0" minimum:"0" maximum:"1000000000"`
+	State  string `query:"state" enum:"active,idle,deep-sleep"`
+	MetadataQuery
+}
+
+// MetadataQuery is the part of an input that is its metadata.<name> parameters.
+type MetadataQuery struct{ values map[string]string }
+
+func (*MetadataQuery) anyQuery() {}
+
+// Resolve implements huma.Resolver.
+func (m *MetadataQuery) Resolve(ctx huma.Context) []error {
+	u := ctx.URL()
+	for name, values := range u.Query() {
+		switch key, ok := strings.CutPrefix(name, "metadata."); {
+		case ok && m.values == nil:
+			m.values = map[string]string{key: values[0]}
+		case ok:
+			m.values[key] = values[0]
+		case name != "limit" && name != "offset" && name != "state":
+			return []error{frontend.Invalid(name, "there is no parameter %s here", name)}
+		}
+	}
+	return nil
+}
+
+type listOutput struct {
+	Total int `header:"X-Total-Count" doc:"How many sessions there are on all pages."`
+	Body  Sessions
+}
+
+func (s *Server) list(ctx context.Context, in *listInput) (*listOutput, error) {
+	page, total, err := s.Sessions.List(ctx, caller(ctx).Account, frontend.ListRequest{
+		Limit: in.Limit, Offset: in.Offset, State: frontend.State(in.State), Metadata: in.values,
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := &listOutput{Total: total, Body: Sessions{make([]Summary, 0, len(page))}}
+	for _, sess := range page {
+		out.Body.Sessions = append(out.Body.Sessions, s.summary(sess))
+	}
+	return out, nil
+}
+
+type deleteOutput struct{ Body Deleted }
+
+func (s *Server) delete(ctx context.Context, in *getInput) (*deleteOutput, error) {
+	if err := s.Sessions.Delete(ctx, caller(ctx).Account, in.ID); err != nil {
+		return nil, err
+	}
+	return &deleteOutput{Deleted{true, in.ID}}, nil
+}
+
+func (s *Server) summary(sess *frontend.Session) Summary {
+	return Summary{
+		SessionID: sess.ID, CreatedAt: Time(sess.Created), ExpiresAt: Time(sess.Expires),
+		LastActive: Time(sess.LastActive), State: sess.State.Public(), Metadata: Object(sess.Metadata),
+		PreviewURL: s.previewURL(sess.ID), ResourceLimits: sess.Limits,
+	}
+}
+
+func (s *Server) previewURL(id string) string {
+	return s.PreviewScheme + "://" + frontend.Label(id) + "." + s.PreviewDomain
+}

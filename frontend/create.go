@@ -1,0 +1,170 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package frontend
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/buntime/buntime/frontend/timing"
+)
+
+// CreateRequest is what a client asks for; nil leaves the default.
+type CreateRequest struct {
+	// TTL is in seconds.
+	TTL *int
+	// Metadata is a JSON object, compact.
+	Metadata json.RawMessage
+	Limits   *LimitsRequest
+}
+
+// session is the record of a new session for a key, if its plan allows it.
+func (r CreateRequest) session(key Key, now time.Time) (*Session, error) {
+	ttl := min(DefaultTTL, key.Allowed.TTL)
+	set(&ttl, r.TTL)
+	if ttl < MinTTL || ttl > key.Allowed.TTL {
+		return nil, Invalid("ttl", "ttl is from %d to %d seconds with this key, not %d", MinTTL, key.Allowed.TTL, ttl)
+	}
+	if len(r.Metadata) > MaxMetadata {
+		return nil, Invalid("metadata", "metadata has at most %d bytes as JSON, not %d", MaxMetadata, len(r.Metadata))
+	}
+	limits, err := key.Allowed.limits(key.Plan, r.Limits)
+	if err != nil {
+		return nil, err
+	}
+	created := now.UTC().Truncate(time.Second)
+	s := &Session{
+		ID: NewID(), Account: key.Account, Plan: key.Plan,
+		State: StateStarting, Since: now, Epoch: firstEpoch,
+		Limits:  limits,
+		Created: created, Expires: created.Add(time.Duration(ttl) * time.Second), LastActive: created,
+		Metadata: r.Metadata,
+	}
+	if s.Metadata == nil {
+		s.Metadata = json.RawMessage("{}")
+	}
+	return s, nil
+}
+
+// Create makes a session and returns once a node has claimed it, which is
+// before its sandbox is ready: the node holds requests until then. When it
+// fails, nothing of the session stays; what a crash leaves halfway, Reap ends.
+func (s *Service) Create(ctx context.Context, key Key, r CreateRequest) (_ *Session, err error) {
+	sess, err := r.session(key, s.Now())
+	if err != nil {
+		return nil, err
+	}
+	var undo []func(context.Context) error // in the order done
+	defer func() {
+		if err != nil && len(undo) > 0 {
+			s.undo(ctx, sess.ID, undo)
+		}
+	}()
+
+	undo = append(undo, func(ctx context.Context) error { return s.remove(ctx, sess.ID) })
+	if err := s.record(ctx, sess, key.Allowed.Sessions); err != nil {
+		return nil, err
+	}
+	undo = append(undo, func(ctx context.Context) error { return s.release(ctx, sess.ID) })
+	return s.start(ctx, sess)
+}
+
+// record stores a new record, if the account may have one session more. Of
+// concurrent creates at the edge those go through that were stored first.
+func (s *Service) record(ctx context.Context, sess *Session, most int) error {
+	defer timing.Start(ctx, "kv")()
+	if err := s.Store.Create(ctx, sess); err != nil {
+		return fmt.Errorf("store record of %s: %w", sess.ID, err)
+	}
+	entries, err := s.Store.Account(ctx, sess.Account)
+	if err != nil {
+		return fmt.Errorf("count sessions of %s: %w", sess.Account, err)
+	}
+	now := s.Now()
+	entries = slices.DeleteFunc(entries, func(e Entry) bool { return !now.Before(e.Expires) })
+	slices.SortFunc(entries, func(a, b Entry) int { return cmp.Compare(a.Order, b.Order) })
+	if i := slices.IndexFunc(entries, func(e Entry) bool { return e.ID == sess.ID }); i >= most {
+		return Errorf(CodeSessionLimit, "this key allows %d sessions at a time, and there are as many; delete one, or wait until one expires", most)
+	}
+	return nil
+}
+
+// start runs the session's job and waits until a node has claimed it.
+func (s *Service) start(ctx context.Context, sess *Session) (*Session, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, claimTimeout, fmt.Errorf("session %s has not started in %v", sess.ID, claimTimeout))
+	defer cancel()
+	stop := timing.Start(ctx, "register")
+	err := s.Scheduler.Start(ctx, sess)
+	stop()
+	if err != nil {
+		return nil, fmt.Errorf("start job of %s: %w", sess.ID, err)
+	}
+	stop = timing.Start(ctx, "claim")
+	placed, err := s.awaitClaim(ctx, sess, sess.Version)
+	stop()
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return nil, s.notStarted(ctx, sess.ID)
+	}
+	return placed, err
+}
+
+// notStarted is the error for a session that no node has claimed in time. Why
+// is for the operator, not for the client.
+func (s *Service) notStarted(ctx context.Context, id string) error {
+	ctx, cancel := cleanup(ctx)
+	defer cancel()
+	s.Log.Error("no node has claimed a session in time", "session", id, "waited", claimTimeout, "why", s.Scheduler.Explain(ctx, id))
+	return Unavailable("no node has taken the session in %v; there may be no room, so try again", claimTimeout)
+}
+
+// undo goes back what Create has done, last step first.
+func (s *Service) undo(ctx context.Context, id string, steps []func(context.Context) error) {
+	ctx, cancel := cleanup(ctx)
+	defer cancel()
+	s.Forget(id)
+	for _, step := range slices.Backward(steps) {
+		if err := step(ctx); err != nil {
+			s.Log.Warn("undo create", "session", id, "err", err)
+		}
+	}
+}
+
+// release lets go of what runs for a session. All its steps may be repeated.
+func (s *Service) release(ctx context.Context, id string) error {
+	return errors.Join(s.Scheduler.Stop(ctx, id), s.Store.DropClaims(ctx, id))
+}
+
+// remove deletes a record whatever its version.
+func (s *Service) remove(ctx context.Context, id string) error {
+	return s.retry(ctx, id, s.Store.Delete)
+}
+
+// conflicts is how often a change of a record is tried anew. Records change at
+// transitions only, so that two conflicts in a row are rare already.
+const conflicts = 10
+
+// retry reads a record and changes it, again if someone else did meanwhile.
+// It is done when there is no record.
+func (s *Service) retry(ctx context.Context, id string, change func(context.Context, *Session) error) error {
+	var err error
+	for range conflicts {
+		var sess *Session
+		sess, err = s.Store.Get(ctx, id)
+		if errors.Is(err, ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read record of %s: %w", id, err)
+		}
+		if err = change(ctx, sess); !errors.Is(err, ErrConflict) {
+			return err
+		}
+	}
+	return fmt.Errorf("change record of %s: %w", id, err)
+}

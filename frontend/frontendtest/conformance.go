@@ -1,0 +1,347 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package frontendtest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/frontend"
+)
+
+// TestStore is what every Store must pass. put is what nodes do: it stores a
+// claim if its epoch has none.
+func TestStore(t *testing.T, store frontend.Store, put func(t *testing.T, c claim.Claim)) {
+	s := suite{store, put}
+	for name, test := range map[string]func(*testing.T, context.Context){
+		"create":        s.create,
+		"update":        s.update,
+		"delete":        s.delete,
+		"one wins":      s.oneWins,
+		"account":       s.account,
+		"many":          s.many,
+		"all":           s.all,
+		"claims":        s.claims,
+		"wait":          s.wait,
+		"wait has ends": s.waitEnds,
+		"many waits":    s.manyWaits,
+		"canceled":      s.canceled,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeoutCause(t.Context(), time.Minute, errors.New("test took over a minute"))
+			defer cancel()
+			test(t, ctx)
+		})
+	}
+}
+
+type suite struct {
+	store frontend.Store
+	put   func(t *testing.T, c claim.Claim)
+}
+
+// Session is a record with something in every field.
+func Session(account string) *frontend.Session {
+	now := time.Now().UTC().Truncate(time.Second)
+	return &frontend.Session{
+		ID: frontend.NewID(), Account: account, Plan: "paid", State: frontend.StateStarting, Since: now, Epoch: 1,
+		Limits: frontend.DefaultLimits, Created: now, Expires: now.Add(time.Hour), LastActive: now,
+		Metadata: json.RawMessage(`{"a":"<&>\u2028","n":9007199254740993}`),
+	}
+}
+
+func (s *suite) mustCreate(t *testing.T, ctx context.Context, account string) *frontend.Session {
+	t.Helper()
+	r := Session(account)
+	if err := s.store.Create(ctx, r); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func wants(t *testing.T, what string, got, want error) {
+	t.Helper()
+	if !errors.Is(got, want) {
+		t.Errorf("%s: got error %v, want %v", what, got, want)
+	}
+}
+
+func (s *suite) create(t *testing.T, ctx context.Context) {
+	r := s.mustCreate(t, ctx, "create")
+	if r.Version == 0 {
+		t.Error("no version after create")
+	}
+	got, err := s.store.Get(ctx, r.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, r) {
+		t.Errorf("got %+v, want %+v", got, r)
+	}
+	again := *r
+	wants(t, "create again", s.store.Create(ctx, &again), frontend.ErrExists)
+	_, err = s.store.Get(ctx, frontend.NewID())
+	wants(t, "get of nothing", err, frontend.ErrNotFound)
+}
+
+func (s *suite) update(t *testing.T, ctx context.Context) {
+	r := s.mustCreate(t, ctx, "update")
+	stale := *r
+	r.State, r.Expires = frontend.StateActive, r.Expires.Add(time.Hour)
+	r.Claim = claim.Claim{Session: r.ID, Epoch: 1, Alloc: "a", Node: "n", API: "h:1", Preview: "h:2"}
+	if err := s.store.Update(ctx, r); err != nil {
+		t.Fatal(err)
+	}
+	if r.Version == stale.Version {
+		t.Error("update has left the version as it was")
+	}
+	wants(t, "update of a stale record", s.store.Update(ctx, &stale), frontend.ErrConflict)
+	got, err := s.store.Get(ctx, r.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, r) {
+		t.Errorf("got %+v, want %+v", got, r)
+	}
+	entries, err := s.store.Account(ctx, "update")
+	if err != nil || len(entries) != 1 || !entries[0].Expires.Equal(r.Expires) || entries[0].New {
+		t.Errorf("index after update: %+v, %v", entries, err)
+	}
+	gone := Session("update")
+	gone.Version = r.Version
+	wants(t, "update of nothing", s.store.Update(ctx, gone), frontend.ErrConflict)
+}
+
+func (s *suite) delete(t *testing.T, ctx context.Context) {
+	r := s.mustCreate(t, ctx, "delete")
+	stale := *r
+	r.State = frontend.StateActive
+	if err := s.store.Update(ctx, r); err != nil {
+		t.Fatal(err)
+	}
+	wants(t, "delete of a stale record", s.store.Delete(ctx, &stale), frontend.ErrConflict)
+	if entries, err := s.store.Account(ctx, "delete"); err != nil || len(entries) != 1 {
+		t.Errorf("index after a refused delete: %+v, %v", entries, err)
+	}
+	if err := s.store.Delete(ctx, r); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.store.Get(ctx, r.ID)
+	wants(t, "get after delete", err, frontend.ErrNotFound)
+	wants(t, "delete again", s.store.Delete(ctx, r), frontend.ErrConflict)
+	wants(t, "update after delete", s.store.Update(ctx, r), frontend.ErrConflict)
+	if entries, err := s.store.Account(ctx, "delete"); err != nil || len(entries) != 0 {
+		t.Errorf("index after delete: %+v, %v", entries, err)
+	}
+}
+
+// oneWins: of many changes of one version exactly one goes through.
+func (s *suite) oneWins(t *testing.T, ctx context.Context) {
+	r := s.mustCreate(t, ctx, "one-wins")
+	errs := make([]error, 16)
+	var wg sync.WaitGroup
+	for i := range errs {
+		wg.Go(func() {
+			mine := *r
+			mine.Epoch = uint64(100 + i)
+			if i%2 == 0 {
+				errs[i] = s.store.Delete(ctx, &mine)
+			} else {
+				errs[i] = s.store.Update(ctx, &mine)
+			}
+		})
+	}
+	wg.Wait()
+	won := 0
+	for _, err := range errs {
+		if err == nil {
+			won++
+		} else {
+			wants(t, "loser", err, frontend.ErrConflict)
+		}
+	}
+	if won != 1 {
+		t.Errorf("%d of %d changes of one version went through", won, len(errs))
+	}
+}
+
+func (s *suite) account(t *testing.T, ctx context.Context) {
+	var want []string
+	for range 3 {
+		want = append(want, s.mustCreate(t, ctx, "account").ID)
+	}
+	s.mustCreate(t, ctx, "account2")
+	entries, err := s.store.Account(ctx, "account")
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.SortFunc(entries, func(a, b frontend.Entry) int { return int(a.Order) - int(b.Order) })
+	var got []string
+	for _, e := range entries {
+		got = append(got, e.ID)
+		if e.Created.IsZero() || !e.Expires.After(e.Created) || !e.New {
+			t.Errorf("entry %+v", e)
+		}
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("in order of creation: got %q, want %q", got, want)
+	}
+}
+
+func (s *suite) many(t *testing.T, ctx context.Context) {
+	const n = 130 // more than two transactions of Consul's
+	ids := make([]string, n)
+	for i := range ids {
+		ids[i] = s.mustCreate(t, ctx, "many").ID
+	}
+	ask := slices.Insert(slices.Clone(ids), 70, frontend.NewID())
+	got, err := s.store.GetMany(ctx, ask)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, r := range got {
+		if r.ID != ids[i] || r.Version == 0 {
+			t.Fatalf("record %d is %s at %d, want %s", i, r.ID, r.Version, ids[i])
+		}
+	}
+	if len(got) != n {
+		t.Errorf("got %d records, want %d", len(got), n)
+	}
+	if got, err := s.store.GetMany(ctx, nil); err != nil || len(got) != 0 {
+		t.Errorf("none: %v, %v", got, err)
+	}
+}
+
+func (s *suite) all(t *testing.T, ctx context.Context) {
+	r := s.mustCreate(t, ctx, "all")
+	got, err := s.store.All(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(got, func(g *frontend.Session) bool { return g.ID == r.ID })
+	if i < 0 || got[i].Version != r.Version {
+		t.Errorf("%s is not among %d records", r.ID, len(got))
+	}
+}
+
+func (s *suite) claims(t *testing.T, ctx context.Context) {
+	want := claim.Claim{Session: frontend.NewID(), Epoch: 7, Alloc: "alloc", Node: "node", API: "10.0.0.1:1", Preview: "10.0.0.1:2"}
+	_, err := s.store.Claim(ctx, want.Session, 7)
+	wants(t, "no claim", err, frontend.ErrNotFound)
+	s.put(t, want)
+	s.put(t, claim.Claim{Session: want.Session, Epoch: 8})
+	got, err := s.store.Claim(ctx, want.Session, 7)
+	if err != nil || got != want {
+		t.Errorf("got %+v, %v, want %+v", got, err, want)
+	}
+	listed := func() int {
+		ids, err := s.store.Claims(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, id := range ids {
+			if id == want.Session {
+				n++
+			}
+		}
+		return n
+	}
+	if n := listed(); n != 1 {
+		t.Errorf("session of two claims is listed %d times", n)
+	}
+	for range 2 { // also when there are none any more
+		if err := s.store.DropClaims(ctx, want.Session); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err = s.store.Claim(ctx, want.Session, 7)
+	wants(t, "claim after drop", err, frontend.ErrNotFound)
+	if n := listed(); n != 0 {
+		t.Errorf("dropped claims are listed %d times", n)
+	}
+}
+
+// wait: the claim comes before the wait, or during it, with and without a hint.
+func (s *suite) wait(t *testing.T, ctx context.Context) {
+	for _, before := range []bool{true, false} {
+		for _, hint := range []bool{true, false} {
+			t.Run(fmt.Sprintf("before %t hint %t", before, hint), func(t *testing.T) {
+				r := s.mustCreate(t, ctx, "wait")
+				want := claim.Claim{Session: r.ID, Epoch: 1, Alloc: "alloc"}
+				since := uint64(0)
+				if hint {
+					since = r.Version
+				}
+				if before {
+					s.put(t, want)
+				}
+				got := make(chan error, 1)
+				go func() {
+					c, err := s.store.WaitClaim(ctx, r.ID, 1, since)
+					if err == nil && c != want {
+						err = fmt.Errorf("got %+v", c)
+					}
+					got <- err
+				}()
+				if !before {
+					s.put(t, claim.Claim{Session: r.ID, Epoch: 2}) // another's
+					s.mustCreate(t, ctx, "wait")
+					s.put(t, want)
+				}
+				if err := <-got; err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
+
+func (s *suite) waitEnds(t *testing.T, ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	begin := time.Now()
+	if _, err := s.store.WaitClaim(ctx, frontend.NewID(), 1, 0); err == nil {
+		t.Error("a claim out of nowhere")
+	}
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("the wait went on for %v after its end", took)
+	}
+}
+
+// manyWaits: a burst of creates.
+func (s *suite) manyWaits(t *testing.T, ctx context.Context) {
+	var wg sync.WaitGroup
+	ids := make([]string, 100)
+	for i := range ids {
+		ids[i] = frontend.NewID()
+		wg.Go(func() {
+			if c, err := s.store.WaitClaim(ctx, ids[i], 1, 0); err != nil || c.Session != ids[i] {
+				t.Errorf("wait %d: %+v, %v", i, c, err)
+			}
+		})
+	}
+	for _, id := range ids {
+		s.put(t, claim.Claim{Session: id, Epoch: 1})
+	}
+	wg.Wait()
+}
+
+func (s *suite) canceled(t *testing.T, ctx context.Context) {
+	r := s.mustCreate(t, ctx, "canceled")
+	ctx, cancel := context.WithCancel(ctx)
+	cancel()
+	_, err := s.store.Get(ctx, r.ID)
+	wants(t, "get", err, frontend.ErrUnavailable)
+	wants(t, "update", s.store.Update(ctx, r), frontend.ErrUnavailable)
+}

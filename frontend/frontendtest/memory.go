@@ -1,0 +1,277 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+// Package frontendtest has stand-ins for what a Service works with, and the
+// suite that every Store must pass.
+package frontendtest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/frontend"
+)
+
+// Store is a frontend.Store in memory. Records go in and out as JSON, so that
+// nothing is shared and nothing survives that JSON does not carry.
+type Store struct {
+	// Fail, if not nil, is asked before each call, by method; its error is returned.
+	Fail func(method string) error
+	// Gets counts calls of Get.
+	Gets int
+
+	mu      sync.Mutex
+	index   uint64
+	records map[string]record
+	claims  map[string]map[uint64]claim.Claim
+	changed chan struct{} // closed and replaced with every claim
+}
+
+type record struct {
+	text            []byte
+	created, change uint64
+	account         string
+	entry           frontend.Entry
+}
+
+var _ frontend.Store = (*Store)(nil)
+
+// NewStore makes an empty Store.
+func NewStore() *Store {
+	return &Store{records: map[string]record{}, claims: map[string]map[uint64]claim.Claim{}, changed: make(chan struct{})}
+}
+
+func (s *Store) enter(ctx context.Context, method string) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s: %w: %w", method, frontend.ErrUnavailable, context.Cause(ctx))
+	}
+	s.mu.Lock()
+	fail := s.Fail
+	s.mu.Unlock()
+	if fail != nil {
+		return fail(method)
+	}
+	return nil
+}
+
+// SetFail sets Fail while calls may be under way.
+func (s *Store) SetFail(fail func(method string) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Fail = fail
+}
+
+// Create implements frontend.Store.
+func (s *Store) Create(ctx context.Context, r *frontend.Session) error {
+	if err := s.enter(ctx, "Create"); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.records[r.ID]; ok {
+		return frontend.ErrExists
+	}
+	return s.set(r, s.index+1)
+}
+
+// set is called with mu held.
+func (s *Store) set(r *frontend.Session, created uint64) error {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(r); err != nil {
+		return err
+	}
+	text := b.Bytes()
+	if old, ok := s.records[r.ID]; ok && bytes.Equal(old.text, text) {
+		return nil // as Consul has it
+	}
+	s.index++
+	entry := r.Entry()
+	entry.Order = created
+	s.records[r.ID] = record{text: text, created: created, change: s.index, account: r.Account, entry: entry}
+	r.Version = s.index
+	return nil
+}
+
+// Update implements frontend.Store.
+func (s *Store) Update(ctx context.Context, r *frontend.Session) error {
+	if err := s.enter(ctx, "Update"); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old, ok := s.records[r.ID]
+	if !ok || old.change != r.Version {
+		return frontend.ErrConflict
+	}
+	return s.set(r, old.created)
+}
+
+// Delete implements frontend.Store.
+func (s *Store) Delete(ctx context.Context, r *frontend.Session) error {
+	if err := s.enter(ctx, "Delete"); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old, ok := s.records[r.ID]; !ok || old.change != r.Version {
+		return frontend.ErrConflict
+	}
+	s.index++
+	delete(s.records, r.ID)
+	return nil
+}
+
+// Get implements frontend.Store.
+func (s *Store) Get(ctx context.Context, id string) (*frontend.Session, error) {
+	if err := s.enter(ctx, "Get"); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Gets++
+	return s.get(id)
+}
+
+// get is called with mu held.
+func (s *Store) get(id string) (*frontend.Session, error) {
+	r, ok := s.records[id]
+	if !ok {
+		return nil, frontend.ErrNotFound
+	}
+	out := new(frontend.Session)
+	if err := json.Unmarshal(r.text, out); err != nil {
+		return nil, err
+	}
+	out.Version = r.change
+	return out, nil
+}
+
+// GetMany implements frontend.Store.
+func (s *Store) GetMany(ctx context.Context, ids []string) ([]*frontend.Session, error) {
+	if err := s.enter(ctx, "GetMany"); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []*frontend.Session
+	for _, id := range ids {
+		if r, err := s.get(id); err == nil {
+			out = append(out, r)
+		}
+	}
+	return out, nil
+}
+
+// All implements frontend.Store.
+func (s *Store) All(ctx context.Context) ([]*frontend.Session, error) {
+	s.mu.Lock()
+	ids := make([]string, 0, len(s.records))
+	for id := range s.records {
+		ids = append(ids, id)
+	}
+	s.mu.Unlock()
+	return s.GetMany(ctx, ids)
+}
+
+// Account implements frontend.Store.
+func (s *Store) Account(ctx context.Context, account string) ([]frontend.Entry, error) {
+	if err := s.enter(ctx, "Account"); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []frontend.Entry
+	for _, r := range s.records {
+		if r.account == account {
+			out = append(out, r.entry)
+		}
+	}
+	return out, nil
+}
+
+// PutClaim is what a node does. It is false if the epoch is claimed already.
+func (s *Store) PutClaim(c claim.Claim) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.claims[c.Session][c.Epoch]; ok {
+		return false
+	}
+	if s.claims[c.Session] == nil {
+		s.claims[c.Session] = map[uint64]claim.Claim{}
+	}
+	s.index++
+	s.claims[c.Session][c.Epoch] = c
+	close(s.changed)
+	s.changed = make(chan struct{})
+	return true
+}
+
+// Claim implements frontend.Store.
+func (s *Store) Claim(ctx context.Context, id string, epoch uint64) (claim.Claim, error) {
+	if err := s.enter(ctx, "Claim"); err != nil {
+		return claim.Claim{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c, ok := s.claims[id][epoch]; ok {
+		return c, nil
+	}
+	return claim.Claim{}, frontend.ErrNotFound
+}
+
+// WaitClaim implements frontend.Store.
+func (s *Store) WaitClaim(ctx context.Context, id string, epoch, _ uint64) (claim.Claim, error) {
+	if err := s.enter(ctx, "WaitClaim"); err != nil {
+		return claim.Claim{}, err
+	}
+	for {
+		s.mu.Lock()
+		c, ok := s.claims[id][epoch]
+		changed := s.changed
+		s.mu.Unlock()
+		if ok {
+			return c, nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return claim.Claim{}, fmt.Errorf("wait for claim: %w: %w", frontend.ErrUnavailable, context.Cause(ctx))
+		}
+	}
+}
+
+// Claims implements frontend.Store.
+func (s *Store) Claims(ctx context.Context) ([]string, error) {
+	if err := s.enter(ctx, "Claims"); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var ids []string
+	for id := range s.claims {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids, nil
+}
+
+// DropClaims implements frontend.Store.
+func (s *Store) DropClaims(ctx context.Context, id string) error {
+	if err := s.enter(ctx, "DropClaims"); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.claims, id)
+	return nil
+}
+
+// Ready implements frontend.Store.
+func (s *Store) Ready(ctx context.Context) error { return s.enter(ctx, "Ready") }

@@ -1,0 +1,16 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package frontendtest_test
+
+import (
+	"testing"
+
+	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/frontend/frontendtest"
+)
+
+func TestMemory(t *testing.T) {
+	store := frontendtest.NewStore()
+	frontendtest.TestStore(t, store, func(_ *testing.T, c claim.Claim) { store.PutClaim(c) })
+}

@@ -1,0 +1,150 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+// Package node talks to the node agents that carry sessions.
+package node
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/frontend"
+)
+
+var (
+	// ErrUnreachable says that nothing listens where the session should be.
+	// Nothing of the request was sent.
+	ErrUnreachable = errors.New("node agent cannot be reached")
+	// ErrMoved says that what listens there does not carry the session. Nothing
+	// of the request was done.
+	ErrMoved = errors.New("session is not on this node any more")
+	// ErrLost says that the connection broke after the request was sent, so
+	// that nobody knows what was done.
+	ErrLost = errors.New("connection to the node agent broke")
+)
+
+// Client calls node agents. The zero value is not ready; see NewClient.
+type Client struct {
+	secret []byte
+	http   *http.Transport
+}
+
+var _ frontend.Node = (*Client)(nil)
+
+// NewClient makes a Client that derives session tokens from the cluster's node secret.
+func NewClient(secret []byte) *Client {
+	return &Client{secret: secret, http: NewTransport((&net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}).DialContext)}
+}
+
+const (
+	// dialTimeout is long for one hop in a data centre, and short enough to try
+	// again within a request's deadline.
+	dialTimeout = 2 * time.Second
+	keepAlive   = 15 * time.Second
+	// Connections that are kept ready: for one session, and in all. They are
+	// few for one session because there are many sessions.
+	idlePerSession = 64
+	idleInAll      = 8192
+	idleFor        = 90 * time.Second
+)
+
+// NewTransport makes a transport for calls to nodes: connections are kept,
+// nothing is compressed or unpacked on the way.
+func NewTransport(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Transport {
+	return &http.Transport{
+		DialContext:         dial,
+		MaxIdleConns:        idleInAll,
+		MaxIdleConnsPerHost: idlePerSession,
+		IdleConnTimeout:     idleFor,
+		DisableCompression:  true,
+		WriteBufferSize:     32 << 10,
+		ReadBufferSize:      32 << 10,
+	}
+}
+
+// Close closes idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Request is one call of a session's API on its node.
+type Request struct {
+	Method string
+	Path   string // escaped
+	Query  url.Values
+	Header http.Header // may be nil
+	Body   []byte      // JSON, or nil
+}
+
+// Do sends a request to the node that carries a session. Any status but the
+// ones that say that the node does not carry it is an answer, whose body the
+// caller closes.
+func (c *Client) Do(ctx context.Context, s *frontend.Session, r Request) (*http.Response, error) {
+	target := "http://" + s.Claim.API + r.Path
+	if len(r.Query) > 0 {
+		target += "?" + r.Query.Encode()
+	}
+	var body io.Reader
+	if r.Body != nil {
+		body = bytes.NewReader(r.Body)
+	}
+	req, err := http.NewRequestWithContext(ctx, r.Method, target, body)
+	if err != nil {
+		return nil, fmt.Errorf("make request for node of %s: %w", s.ID, err)
+	}
+	if r.Header != nil {
+		req.Header = r.Header.Clone()
+	}
+	req.Header.Set("Authorization", "Bearer "+claim.Token(c.secret, s.ID))
+	if r.Body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	res, err := c.http.RoundTrip(req)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s on node of %s at %s: %w", r.Method, r.Path, s.ID, s.Claim.API, classify(ctx, err))
+	}
+	if res.StatusCode == http.StatusUnauthorized || res.StatusCode == http.StatusGone {
+		res.Body.Close()
+		return nil, fmt.Errorf("%s %s on node of %s at %s: %w (status %d)", r.Method, r.Path, s.ID, s.Claim.API, ErrMoved, res.StatusCode)
+	}
+	return res, nil
+}
+
+func classify(ctx context.Context, err error) error {
+	var op *net.OpError
+	switch {
+	case errors.As(err, &op) && op.Op == "dial":
+		return fmt.Errorf("%w: %w", ErrUnreachable, err)
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	}
+	return fmt.Errorf("%w: %w", ErrLost, err)
+}
+
+// Info implements frontend.Node.
+func (c *Client) Info(ctx context.Context, s *frontend.Session) (frontend.Info, error) {
+	var info frontend.Info
+	res, err := c.Do(ctx, s, Request{Method: http.MethodGet, Path: "/v1/info"})
+	if err != nil {
+		return info, err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	if err != nil {
+		return info, fmt.Errorf("read info of %s: %w", s.ID, err)
+	}
+	if res.StatusCode != http.StatusOK {
+		return info, fmt.Errorf("read info of %s: status %d: %.200s", s.ID, res.StatusCode, body)
+	}
+	if err := json.Unmarshal(body, &info); err != nil {
+		return info, fmt.Errorf("decode info of %s: %w", s.ID, err)
+	}
+	return info, nil
+}

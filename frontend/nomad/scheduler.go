@@ -1,0 +1,213 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+// Package nomad runs one Nomad batch job per awake session.
+package nomad
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+
+	"github.com/buntime/buntime/frontend"
+)
+
+// Nomad takes 100 connections from one client address by default
+// (limits.http_max_conns_per_client).
+const connections = 64
+
+// jobPrefix begins the ids of all session jobs.
+const jobPrefix = "ses-"
+
+// metaSession names a session's job's meta value that has the session's id. A
+// job without it is somebody else's, whatever its name.
+const metaSession = "session"
+
+// Scheduler implements frontend.Scheduler.
+type Scheduler struct {
+	client    *api.Client
+	transport *http.Transport
+	hcl       string
+	domain    string
+	template  atomic.Pointer[template] // parsed on first use: Nomad may come up later than we
+}
+
+var _ frontend.Scheduler = (*Scheduler)(nil)
+
+// Config says where Nomad is.
+type Config struct {
+	// Address is a URL; empty is Nomad's own default.
+	Address string `json:"address"`
+	Token   string `json:"token"`
+}
+
+// NewScheduler makes a Scheduler whose jobs are copies of the job in hcl, for
+// previews below a domain (without a port). It does not connect yet.
+func NewScheduler(c Config, hcl, domain string) (*Scheduler, error) {
+	transport := &http.Transport{
+		DialContext:         (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12},
+		TLSHandshakeTimeout: 5 * time.Second,
+		MaxConnsPerHost:     connections,
+		MaxIdleConnsPerHost: connections,
+		IdleConnTimeout:     90 * time.Second,
+	}
+	conf := api.DefaultConfig()
+	if c.Address != "" {
+		conf.Address = c.Address
+	}
+	if c.Token != "" {
+		conf.SecretID = c.Token
+	}
+	conf.HttpClient = &http.Client{Transport: transport}
+	if err := api.ConfigureTLS(conf.HttpClient, conf.TLSConfig); err != nil {
+		return nil, fmt.Errorf("set up TLS for Nomad: %w", err)
+	}
+	client, err := api.NewClient(conf)
+	if err != nil {
+		return nil, fmt.Errorf("make Nomad client for %s: %w", c.Address, err)
+	}
+	return &Scheduler{client: client, transport: transport, hcl: hcl, domain: domain}, nil
+}
+
+// Close closes idle connections.
+func (s *Scheduler) Close() { s.transport.CloseIdleConnections() }
+
+// Start implements frontend.Scheduler.
+func (s *Scheduler) Start(ctx context.Context, sess *frontend.Session) error {
+	t, err := s.parsed()
+	if err != nil {
+		return err
+	}
+	job, err := t.stamp(sess)
+	if err != nil {
+		return fmt.Errorf("stamp job of %s: %w", sess.ID, err)
+	}
+	answer, _, err := s.client.Jobs().EnforceRegister(job, 0, new(api.WriteOptions).WithContext(ctx))
+	if err != nil {
+		if strings.Contains(err.Error(), api.RegisterEnforceIndexErrPrefix) {
+			return fmt.Errorf("register job %s: %w", *job.ID, frontend.ErrExists)
+		}
+		return unavailable(err, "register job %s", *job.ID)
+	}
+	// Nomad only warns; the session would have its small reservation as limit.
+	if strings.Contains(answer.Warnings, "oversubscription") {
+		return fmt.Errorf("register job %s: %w: turn memory oversubscription on (nomad operator scheduler set-config -memory-oversubscription=true); Nomad warns: %s",
+			*job.ID, frontend.ErrUnavailable, answer.Warnings)
+	}
+	return nil
+}
+
+// parsed is the job's template. Two that parse at the same time do no harm.
+func (s *Scheduler) parsed() (*template, error) {
+	if t := s.template.Load(); t != nil {
+		return t, nil
+	}
+	job, err := s.client.Jobs().ParseHCL(s.hcl, true)
+	if err != nil {
+		return nil, unavailable(err, "parse session job")
+	}
+	t, err := newTemplate(job, s.domain)
+	if err != nil {
+		return nil, fmt.Errorf("read session job: %w", err)
+	}
+	s.template.Store(t)
+	return t, nil
+}
+
+// Stop implements frontend.Scheduler.
+func (s *Scheduler) Stop(ctx context.Context, id string) error {
+	job := frontend.Label(id)
+	_, _, err := s.client.Jobs().Deregister(job, true, new(api.WriteOptions).WithContext(ctx))
+	if err != nil && !isNotFound(err) {
+		return unavailable(err, "deregister job %s", job)
+	}
+	return nil
+}
+
+// Jobs implements frontend.Scheduler.
+func (s *Scheduler) Jobs(ctx context.Context) ([]frontend.Job, error) {
+	var jobs []frontend.Job
+	q := (&api.QueryOptions{Prefix: jobPrefix, PerPage: 1000}).WithContext(ctx)
+	for {
+		stubs, meta, err := s.client.Jobs().ListOptions(&api.JobListOptions{Fields: &api.JobListFields{Meta: true}}, q)
+		if err != nil {
+			return nil, unavailable(err, "list jobs")
+		}
+		for _, stub := range stubs {
+			if id := frontend.FromLabel(stub.ID); id != "" && stub.Meta[metaSession] == id {
+				jobs = append(jobs, frontend.Job{Session: id, Dead: stub.Status == "dead"})
+			}
+		}
+		if meta.NextToken == "" {
+			return jobs, nil
+		}
+		q.NextToken = meta.NextToken
+	}
+}
+
+// Explain implements frontend.Scheduler.
+func (s *Scheduler) Explain(ctx context.Context, id string) string {
+	job := frontend.Label(id)
+	q := new(api.QueryOptions).WithContext(ctx)
+	allocs, _, err := s.client.Jobs().Allocations(job, true, q)
+	if err != nil {
+		return err.Error()
+	}
+	if len(allocs) > 0 {
+		return explainAlloc(allocs[0])
+	}
+	evals, _, err := s.client.Jobs().Evaluations(job, q)
+	if err != nil {
+		return err.Error()
+	}
+	for _, eval := range evals {
+		for group, m := range eval.FailedTGAllocs {
+			return fmt.Sprintf("no placement for group %s: %d nodes evaluated, %d filtered (%v), %d exhausted (%v)",
+				group, m.NodesEvaluated, m.NodesFiltered, m.ConstraintFiltered, m.NodesExhausted, m.DimensionExhausted)
+		}
+	}
+	return fmt.Sprintf("no allocation yet, %d evaluations", len(evals))
+}
+
+func explainAlloc(alloc *api.AllocationListStub) string {
+	why := []string{fmt.Sprintf("allocation %s on %s is %s", alloc.ID, alloc.NodeName, alloc.ClientStatus)}
+	for _, task := range alloc.TaskStates {
+		for _, event := range task.Events {
+			why = append(why, event.Type+": "+event.DisplayMessage)
+		}
+	}
+	return strings.Join(why, "; ")
+}
+
+// Ready implements frontend.Scheduler.
+func (s *Scheduler) Ready(ctx context.Context) error {
+	var leader string
+	if _, err := s.client.Raw().Query("/v1/status/leader", &leader, new(api.QueryOptions).WithContext(ctx)); err != nil {
+		return unavailable(err, "ask Nomad")
+	}
+	if leader == "" {
+		return fmt.Errorf("ask Nomad: %w: it has no leader", frontend.ErrUnavailable)
+	}
+	return nil
+}
+
+// isNotFound says whether an error is that there is no such job. Of two that
+// purge a job at once, the second is told so with status 500.
+func isNotFound(err error) bool {
+	var e api.UnexpectedResponseError
+	return errors.As(err, &e) && (e.StatusCode() == http.StatusNotFound || strings.HasSuffix(strings.TrimSpace(e.Body()), "job not found"))
+}
+
+// unavailable is the error for a call that Nomad did not answer as it should.
+func unavailable(err error, format string, args ...any) error {
+	return fmt.Errorf(format+": %w: %w", append(args, frontend.ErrUnavailable, err)...)
+}

@@ -1,0 +1,93 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package nomad
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/nomad/api"
+
+	"github.com/buntime/buntime/frontend"
+)
+
+// The words in the job's HCL that stand for a session's own.
+const (
+	wordID     = "ses_SESSION"
+	wordLabel  = "ses-SESSION"
+	wordDomain = "DOMAIN"
+)
+
+// What a session reserves is not what it may use: the reservation is what the
+// scheduler counts, the limits are what the kernel enforces. A quiet session
+// holds some 15 MB and no CPU, so reserving the limits would leave nodes empty.
+// Both stay in proportion to the limits, so that CPU shares are, too.
+const (
+	memoryPart  = 64 // of the limit is reserved: 16 MB for 1024
+	leastMemory = 10 // MB, what Nomad takes
+	mhzPerCore  = 16 // reserved: 4 MHz for a quarter of a core
+	leastMHz    = 1
+)
+
+// template is the parsed job as JSON: a copy to change is one Unmarshal, and
+// words are replaced wherever they stand.
+type template struct {
+	job    string
+	domain string // as the inside of a JSON string
+}
+
+// newTemplate checks that a job is one that stamp can work on.
+func newTemplate(job *api.Job, domain string) (*template, error) {
+	if len(job.TaskGroups) != 1 || len(job.TaskGroups[0].Tasks) != 1 {
+		return nil, errors.New("it must have one group with one task")
+	}
+	text, err := json.Marshal(job)
+	if err != nil {
+		return nil, fmt.Errorf("encode: %w", err)
+	}
+	quoted, err := json.Marshal(domain)
+	if err != nil {
+		return nil, fmt.Errorf("encode domain: %w", err)
+	}
+	return &template{job: string(text), domain: strings.Trim(string(quoted), `"`)}, nil
+}
+
+// stamp is the job of a session.
+func (t *template) stamp(s *frontend.Session) (*api.Job, error) {
+	text := strings.NewReplacer(wordID, s.ID, wordLabel, frontend.Label(s.ID), wordDomain, t.domain).Replace(t.job)
+	job := new(api.Job)
+	if err := json.Unmarshal([]byte(text), job); err != nil {
+		return nil, fmt.Errorf("decode: %w", err)
+	}
+	label := frontend.Label(s.ID)
+	job.ID, job.Name = &label, &label
+	if job.Meta == nil {
+		job.Meta = map[string]string{}
+	}
+	job.Meta[metaSession] = s.ID
+
+	task := job.TaskGroups[0].Tasks[0]
+	if task.Config == nil {
+		task.Config = map[string]any{}
+	}
+	task.Config["session"] = []map[string]any{{
+		"id":         s.ID,
+		"epoch":      s.Epoch,
+		"expires_at": s.Expires.UTC().Format(time.RFC3339),
+	}}
+	task.Config["cpu_cores"] = s.Limits.CPU
+	task.Config["disk"] = s.Limits.Disk
+
+	if task.Resources == nil {
+		task.Resources = &api.Resources{}
+	}
+	task.Resources.CPU = new(max(leastMHz, int(math.Round(s.Limits.CPU*mhzPerCore))))
+	task.Resources.MemoryMB = new(max(leastMemory, s.Limits.Memory/memoryPart))
+	task.Resources.MemoryMaxMB = new(s.Limits.Memory)
+	return job, nil
+}

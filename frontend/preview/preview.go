@@ -1,0 +1,193 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+// Package preview passes requests for ses-….<domain> to the sessions they name.
+package preview
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"html/template"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/buntime/buntime/frontend"
+	"github.com/buntime/buntime/frontend/node"
+)
+
+// Handler takes the requests whose host is a session's and leaves the others
+// to Next.
+type Handler struct {
+	// Next serves every other host.
+	Next http.Handler
+
+	sessions *frontend.Service
+	suffix   string // "." and the domain without its port
+	scheme   string
+	log      *slog.Logger
+	// NodeWait is how long a request waits for a node that is not there, as one
+	// that is being restarted.
+	NodeWait time.Duration
+
+	proxy     *httputil.ReverseProxy
+	transport *http.Transport
+}
+
+// Config is what a Handler needs.
+type Config struct {
+	Sessions *frontend.Service
+	// Scheme and Domain (with or without a port) are those of preview URLs. A
+	// request counts whatever port it names.
+	Scheme, Domain string
+	Log            *slog.Logger
+}
+
+// New makes a Handler.
+func New(c Config, next http.Handler) *Handler {
+	h := &Handler{
+		Next: next, sessions: c.Sessions, scheme: c.Scheme, log: c.Log,
+		suffix:   "." + strings.ToLower(withoutPort(c.Domain)),
+		NodeWait: 5 * time.Second,
+	}
+	h.transport = node.NewTransport(h.dial)
+	h.proxy = &httputil.ReverseProxy{
+		Rewrite:       h.rewrite,
+		Transport:     h.transport,
+		FlushInterval: -1, // each piece as it comes
+		ErrorHandler:  h.fail,
+		ErrorLog:      slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug),
+	}
+	return h
+}
+
+// Close closes idle connections.
+func (h *Handler) Close() { h.transport.CloseIdleConnections() }
+
+// label is the first label of a preview's host, with the port it may begin with.
+var label = regexp.MustCompile(`^(?:[0-9]{1,5}-)?(ses[-_][a-z0-9]+)$`)
+
+// Session is the id of the session that a host names, or "".
+func (h *Handler) Session(host string) string {
+	first, ok := strings.CutSuffix(strings.ToLower(strings.TrimSuffix(withoutPort(host), ".")), h.suffix)
+	if !ok {
+		return ""
+	}
+	parts := label.FindStringSubmatch(first)
+	if parts == nil {
+		return ""
+	}
+	return frontend.FromLabel(parts[1])
+}
+
+func withoutPort(host string) string {
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && !strings.HasSuffix(host, "]") {
+		return host[:i]
+	}
+	return host
+}
+
+// ServeHTTP implements http.Handler.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	id := h.Session(r.Host)
+	if id == "" {
+		h.Next.ServeHTTP(w, r)
+		return
+	}
+	// Here and not only when dialling: kept connections must not outlive the session.
+	sess, err := h.sessions.ResolvePreview(r.Context(), id)
+	if err != nil {
+		h.fail(w, r, err)
+		return
+	}
+	h.proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), sessionKey{}, sess)))
+}
+
+type sessionKey struct{}
+
+// rewrite makes the request that the node gets: the client's own, but for our
+// key. Its URL's host is the session's place in the sense of who may share a
+// connection: session and allocation.
+func (h *Handler) rewrite(p *httputil.ProxyRequest) {
+	sess := p.In.Context().Value(sessionKey{}).(*frontend.Session)
+	p.Out.URL.Scheme = "http"
+	p.Out.URL.Host = fmt.Sprintf("%s.%d", sess.ID, sess.Epoch)
+	p.Out.URL.RawQuery = p.In.URL.RawQuery // also what net/url cannot parse
+	p.Out.Host = p.In.Host
+	p.SetXForwarded()
+	p.Out.Header.Set("X-Forwarded-Proto", h.scheme)
+	if scheme, token, _ := strings.Cut(p.In.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") && strings.HasPrefix(strings.TrimSpace(token), "btk_") {
+		p.Out.Header.Del("Authorization")
+	}
+}
+
+const (
+	firstPause = 2 * time.Millisecond
+	lastPause  = 250 * time.Millisecond
+)
+
+// dial connects to the node that carries the session in addr. One that is not
+// there is tried again, at the place that the record names by then.
+func (h *Handler) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	id, _, _ := strings.Cut(addr, ".")
+	dialer := net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}
+	begin := time.Now()
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		sess, err := h.sessions.ResolvePreview(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		conn, err := dialer.DialContext(ctx, network, sess.Claim.Preview)
+		if err == nil {
+			return conn, nil
+		}
+		h.sessions.Forget(id)
+		if time.Since(begin)+pause > h.NodeWait {
+			h.log.Warn("node does not answer for preview", "session", id, "err", err)
+			return nil, frontend.Unavailable("the session's node does not answer at the moment; try again")
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(pause):
+		}
+	}
+}
+
+// fail answers when the app cannot.
+func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
+	if errors.Is(r.Context().Err(), context.Canceled) {
+		return // the client went away
+	}
+	e, ok := errors.AsType[*frontend.Error](err)
+	if !ok {
+		h.log.Warn("preview", "host", r.Host, "path", r.URL.Path, "err", err)
+		e = frontend.Unavailable("the connection to the session broke; try again")
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	if e.RetryAfter > 0 {
+		w.Header().Set("Retry-After", "1")
+	}
+	// A client that is gone does not read the answer; nothing is to be done.
+	if strings.Contains(r.Header.Get("Accept"), "text/html") {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.WriteHeader(e.Code.Status())
+		_ = page.Execute(w, e)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(e.Code.Status())
+	_ = json.NewEncoder(w).Encode(map[string]*frontend.Error{"error": e})
+}
+
+var page = template.Must(template.New("").Parse(`<!doctype html>
+<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{{.Code}}</title>
+<style>body{font:16px/1.5 system-ui;max-width:34em;margin:20vh auto;padding:0 1em}code{color:#777}</style>
+<h1>Nothing to preview</h1><p>{{.Message}}</p><p><code>{{.Code}}</code></p>
+`))

@@ -1,0 +1,149 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+// Package server puts the parts of the front-end together and serves them.
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/buntime/buntime/frontend/api"
+	"github.com/buntime/buntime/frontend/consul"
+	"github.com/buntime/buntime/frontend/nomad"
+)
+
+// Config is the front-end's configuration file.
+type Config struct {
+	// Listen is host:port for the API and the previews. Default ":8080".
+	Listen string `json:"listen"`
+	// BaseURL is where clients find the API. Default http:// and Listen.
+	BaseURL string `json:"base_url"`
+	// PreviewDomain is host[:port] as it stands in preview URLs. Default
+	// localhost with the port of Listen.
+	PreviewDomain string `json:"preview_domain"`
+	// PreviewScheme is http or https. Default http below localhost, else https.
+	PreviewScheme string `json:"preview_scheme"`
+
+	Nomad  nomad.Config  `json:"nomad"`
+	Consul consul.Config `json:"consul"`
+	// NodeSecret is what front-ends and node agents share. Default: the
+	// environment's BUNTIME_NODE_SECRET.
+	NodeSecret string          `json:"node_secret"`
+	Keys       []api.KeyConfig `json:"keys"`
+
+	// ReapInterval is how often what has no owner is looked for. Default 10 s.
+	ReapInterval Duration `json:"reap_interval"`
+	// ReadHeaderTimeout bounds how long the head of a request may take to
+	// arrive. Default 10 s.
+	ReadHeaderTimeout Duration `json:"read_header_timeout"`
+	// IdleTimeout is how long a connection may stay without a request. Default 2 min.
+	IdleTimeout Duration `json:"idle_timeout"`
+	// ShutdownTimeout is how long requests under way may take when the
+	// front-end is told to end. Default 15 s.
+	ShutdownTimeout Duration `json:"shutdown_timeout"`
+}
+
+// Duration is a time.Duration as text: "10s".
+type Duration time.Duration
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil {
+		return err
+	}
+	if v <= 0 {
+		return fmt.Errorf("%s is not positive", text)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// ReadConfig reads and checks a configuration file.
+func ReadConfig(path string) (Config, error) {
+	if path == "" {
+		return Config{}, errors.New("read configuration: name the file with -config")
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("read configuration: %w", err)
+	}
+	c, err := parse(text, os.Getenv)
+	if err != nil {
+		return Config{}, fmt.Errorf("read configuration %s: %w", path, err)
+	}
+	return c, nil
+}
+
+// domainShape is host[:port]. It goes into job files and regular expressions.
+var domainShape = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?$`)
+
+func parse(text []byte, env func(string) string) (Config, error) {
+	var c Config
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&c); err != nil {
+		return c, err
+	}
+	if c.NodeSecret == "" {
+		c.NodeSecret = env("BUNTIME_NODE_SECRET")
+	}
+	if err := c.defaults(); err != nil {
+		return c, err
+	}
+	switch base, err := url.Parse(c.BaseURL); {
+	case err != nil || base.Host == "":
+		return c, fmt.Errorf("base_url %q is no URL", c.BaseURL)
+	case !domainShape.MatchString(c.PreviewDomain):
+		return c, fmt.Errorf("preview_domain %q is not host or host:port in lower case", c.PreviewDomain)
+	case c.PreviewScheme != "http" && c.PreviewScheme != "https":
+		return c, fmt.Errorf("preview_scheme %q is neither http nor https", c.PreviewScheme)
+	case len(c.NodeSecret) < 16:
+		return c, errors.New("node_secret (or BUNTIME_NODE_SECRET) is missing or shorter than 16 characters")
+	case len(c.Keys) == 0:
+		return c, errors.New("keys has no key, so that nobody could call the API")
+	}
+	return c, nil
+}
+
+func (c *Config) defaults() error {
+	def(&c.Listen, ":8080")
+	_, port, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return fmt.Errorf("listen %q is not host:port", c.Listen)
+	}
+	def(&c.BaseURL, "http://localhost:"+port)
+	def(&c.PreviewDomain, "localhost:"+port)
+	scheme := "https"
+	if host := c.domain(); host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		scheme = "http"
+	}
+	def(&c.PreviewScheme, scheme)
+	def(&c.ReapInterval, Duration(10*time.Second))
+	def(&c.ReadHeaderTimeout, Duration(10*time.Second))
+	def(&c.IdleTimeout, Duration(2*time.Minute))
+	def(&c.ShutdownTimeout, Duration(15*time.Second))
+	return nil
+}
+
+// domain is the preview domain without its port.
+func (c *Config) domain() string {
+	host, _, _ := strings.Cut(c.PreviewDomain, ":")
+	return host
+}
+
+func def[T comparable](value *T, otherwise T) {
+	var none T
+	if *value == none {
+		*value = otherwise
+	}
+}

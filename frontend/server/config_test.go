@@ -1,0 +1,71 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package server
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+const minimal = `{"node_secret":"0123456789abcdef","keys":[{"key":"btk_0123456789","account":"a","plan":"free"}]}`
+
+func noEnv(string) string { return "" }
+
+func TestDefaults(t *testing.T) {
+	c, err := parse([]byte(minimal), noEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Listen != ":8080" || c.BaseURL != "http://localhost:8080" || c.PreviewDomain != "localhost:8080" || c.PreviewScheme != "http" ||
+		time.Duration(c.ReapInterval) != 10*time.Second || time.Duration(c.ReadHeaderTimeout) != 10*time.Second {
+		t.Errorf("%+v", c)
+	}
+	c, err = parse([]byte(strings.Replace(minimal, "{", `{"preview_domain":"apps.example.com","base_url":"https://api.example.com",
+		"listen":"127.0.0.1:9","reap_interval":"1m","nomad":{"address":"http://n:1","token":"t"},"consul":{"address":"c:1","token":"t","prefix":"p"},`, 1)), noEnv)
+	if err != nil || c.PreviewScheme != "https" || c.domain() != "apps.example.com" || c.Consul.Prefix != "p" || c.Nomad.Token != "t" {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+func TestBadConfig(t *testing.T) {
+	for change, want := range map[string]string{
+		`"listn":":1",`:                "listn",
+		`"listen":"1",`:                "listen",
+		`"base_url":"localhost",`:      "base_url",
+		`"preview_domain":"http://a",`: "preview_domain",
+		`"preview_domain":"a/b",`:      "preview_domain",
+		"\"preview_domain\":\"a`b\",":  "preview_domain",
+		`"preview_scheme":"ftp",`:      "preview_scheme",
+		`"reap_interval":"soon",`:      "invalid duration",
+		`"reap_interval":"-1s",`:       "positive",
+		`"reap_interval":10,`:          "reap_interval",
+		`"nomad":{"host":"x"},`:        "host",
+	} {
+		if _, err := parse([]byte(strings.Replace(minimal, "{", "{"+change, 1)), noEnv); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want it to name %s", change, err, want)
+		}
+	}
+	for _, text := range []string{"", "{", "[]", `{"node_secret":"0123456789abcdef"}`, strings.Replace(minimal, "0123456789abcdef", "short", 1)} {
+		if _, err := parse([]byte(text), noEnv); err == nil {
+			t.Errorf("%q is taken", text)
+		}
+	}
+	if _, err := ReadConfig(""); err == nil || !strings.Contains(err.Error(), "-config") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSecretFromEnvironment(t *testing.T) {
+	text := strings.Replace(minimal, `"node_secret":"0123456789abcdef",`, "", 1)
+	c, err := parse([]byte(text), func(name string) string {
+		if name == "BUNTIME_NODE_SECRET" {
+			return "fedcba9876543210"
+		}
+		return ""
+	})
+	if err != nil || c.NodeSecret != "fedcba9876543210" {
+		t.Errorf("%+v, %v", c, err)
+	}
+}

@@ -1,0 +1,121 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/buntime/buntime/frontend"
+	"github.com/buntime/buntime/frontend/api"
+	"github.com/buntime/buntime/frontend/consul"
+	"github.com/buntime/buntime/frontend/node"
+	"github.com/buntime/buntime/frontend/nomad"
+	"github.com/buntime/buntime/frontend/preview"
+	"github.com/buntime/buntime/jobs"
+)
+
+// maxHeader is for the head of a request; node agents take as much.
+const maxHeader = 64 << 10
+
+// parts are what a front-end is made of.
+type parts struct {
+	store     *consul.Store
+	scheduler *nomad.Scheduler
+	nodes     *node.Client
+	sessions  *frontend.Service
+	handler   *preview.Handler
+}
+
+func assemble(c Config, log *slog.Logger) (*parts, error) {
+	p := &parts{nodes: node.NewClient([]byte(c.NodeSecret))}
+	var err error
+	if p.store, err = consul.NewStore(c.Consul); err != nil {
+		return nil, err
+	}
+	if p.scheduler, err = nomad.NewScheduler(c.Nomad, jobs.Session, c.domain()); err != nil {
+		return nil, err
+	}
+	p.sessions = frontend.NewService(p.store, p.scheduler, p.nodes, log)
+	p.sessions.ReapInterval = time.Duration(c.ReapInterval)
+	keys, err := api.NewKeyring(c.Keys)
+	if err != nil {
+		return nil, err
+	}
+	handler, err := api.New(api.Config{
+		Sessions: p.sessions, Node: p.nodes, Keys: keys,
+		BaseURL: c.BaseURL, PreviewScheme: c.PreviewScheme, PreviewDomain: c.PreviewDomain, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.handler = preview.New(preview.Config{
+		Sessions: p.sessions, Scheme: c.PreviewScheme, Domain: c.PreviewDomain, Log: log,
+	}, handler)
+	return p, nil
+}
+
+func (p *parts) close() {
+	p.sessions.Close()
+	p.handler.Close()
+	p.nodes.Close()
+	p.scheduler.Close()
+	p.store.Close()
+}
+
+// Run serves until the context ends, then lets requests under way finish.
+func Run(ctx context.Context, c Config, log *slog.Logger) error {
+	l, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	return Serve(ctx, c, l, log)
+}
+
+// Serve is Run on a listener, which it closes.
+func Serve(ctx context.Context, c Config, l net.Listener, log *slog.Logger) error {
+	p, err := assemble(c, log)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	defer p.close()
+
+	reaper, stopReaper := context.WithCancel(context.WithoutCancel(ctx))
+	reaped := make(chan struct{})
+	go func() {
+		defer close(reaped)
+		p.sessions.Run(reaper)
+	}()
+	defer func() { stopReaper(); <-reaped }()
+
+	srv := &http.Server{
+		Handler:           p.handler,
+		ReadHeaderTimeout: time.Duration(c.ReadHeaderTimeout),
+		IdleTimeout:       time.Duration(c.IdleTimeout),
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
+	log.Info("serving", "address", l.Addr().String(), "url", c.BaseURL, "previews", c.PreviewScheme+"://ses-….", "domain", c.PreviewDomain)
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve: %w", err)
+	case <-ctx.Done():
+	}
+	log.Info("shutting down")
+	// Streams and previews may go on for ever; they are cut off in the end.
+	grace, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Duration(c.ShutdownTimeout), errors.New("requests outlasted the shutdown"))
+	defer cancel()
+	if err := srv.Shutdown(grace); err != nil {
+		log.Warn("cut off requests under way", "err", context.Cause(grace))
+		return srv.Close()
+	}
+	return nil
+}

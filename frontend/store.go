@@ -1,0 +1,75 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package frontend
+
+import (
+	"context"
+
+	"github.com/buntime/buntime/driver/claim"
+)
+
+// Store holds the session records and shows the nodes' claims. Every method
+// may be called from any goroutine, ends with its context, and returns an
+// error that is ErrUnavailable when the store does not answer.
+type Store interface {
+	// Create stores a new record and its index entry, both or none, and sets
+	// its Version. ErrExists if the id is taken.
+	Create(ctx context.Context, s *Session) error
+	// Get reads a record. ErrNotFound if there is none.
+	Get(ctx context.Context, id string) (*Session, error)
+	// Update stores a record if its Version is still the stored one, and sets
+	// the new Version, which is the old one where nothing else is new.
+	// ErrConflict if not, also if the record is gone.
+	Update(ctx context.Context, s *Session) error
+	// Delete removes a record and its index entry if its Version is still the
+	// stored one. ErrConflict if not, also if the record is gone.
+	Delete(ctx context.Context, s *Session) error
+	// Account lists an account's sessions, in no order.
+	Account(ctx context.Context, account string) ([]Entry, error)
+	// GetMany reads the records of ids in their order, leaving out the missing.
+	GetMany(ctx context.Context, ids []string) ([]*Session, error)
+	// All reads every record.
+	All(ctx context.Context) ([]*Session, error)
+
+	// Claim reads the claim for an epoch of a session. ErrNotFound if there is none.
+	Claim(ctx context.Context, id string, epoch uint64) (claim.Claim, error)
+	// WaitClaim returns the claim for an epoch of a session, as soon as there
+	// is one. since, if not 0, is a Version of the record before which there
+	// was surely none: it saves looking first.
+	WaitClaim(ctx context.Context, id string, epoch, since uint64) (claim.Claim, error)
+	// Claims lists the ids of sessions that have claims.
+	Claims(ctx context.Context) ([]string, error)
+	// DropClaims removes all claims of a session. No error if there are none.
+	DropClaims(ctx context.Context, id string) error
+
+	// Ready says whether the store answers.
+	Ready(ctx context.Context) error
+}
+
+// Scheduler runs one job per awake session. The rules for Store hold here too.
+type Scheduler interface {
+	// Start registers the session's job. ErrExists if there is one of its name.
+	Start(ctx context.Context, s *Session) error
+	// Stop removes the session's job and everything it runs. No error if there
+	// is none.
+	Stop(ctx context.Context, id string) error
+	// Jobs lists the jobs of all sessions.
+	Jobs(ctx context.Context) ([]Job, error)
+	// Explain says in words why a session's job has not started, for the log.
+	Explain(ctx context.Context, id string) string
+	// Ready says whether the scheduler answers.
+	Ready(ctx context.Context) error
+}
+
+// Job is a session's job.
+type Job struct {
+	Session string // the session's id
+	Dead    bool   // its task is over, whatever the reason
+}
+
+// Node asks the node agent that carries a session.
+type Node interface {
+	// Info asks about a session. It is no activity and wakes nothing.
+	Info(ctx context.Context, s *Session) (Info, error)
+}

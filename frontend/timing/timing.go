@@ -1,0 +1,69 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+// Package timing notes where the time of a request went.
+package timing
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Recorder sums up the spans of one request. The zero value is ready.
+type Recorder struct {
+	mu    sync.Mutex
+	spans []span
+}
+
+type span struct {
+	name string
+	took time.Duration
+}
+
+type key struct{}
+
+// With is a context whose spans go to r.
+func With(ctx context.Context, r *Recorder) context.Context {
+	return context.WithValue(ctx, key{}, r)
+}
+
+// Start begins a span and returns what ends it. Without a Recorder in the
+// context nothing is noted.
+func Start(ctx context.Context, name string) func() {
+	r, ok := ctx.Value(key{}).(*Recorder)
+	if !ok {
+		return func() {}
+	}
+	begin := time.Now()
+	return func() { r.Add(name, time.Since(begin)) }
+}
+
+// Add adds to a span.
+func (r *Recorder) Add(name string, took time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range r.spans {
+		if r.spans[i].name == name {
+			r.spans[i].took += took
+			return
+		}
+	}
+	r.spans = append(r.spans, span{name, took})
+}
+
+// String is the spans in the form of a Server-Timing header, in milliseconds.
+func (r *Recorder) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var b strings.Builder
+	for i, s := range r.spans {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "%s;dur=%.3f", s.name, float64(s.took)/float64(time.Millisecond))
+	}
+	return b.String()
+}

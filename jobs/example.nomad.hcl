@@ -1,0 +1,64 @@
+# Copyright (c) The Buntime Authors
+# SPDX-License-Identifier: MPL-2.0
+
+# An ordinary Bun job, without sessions and without the front-end:
+#
+#   nomad job run jobs/example.nomad.hcl
+#   curl "http://$(nomad service info -t '{{range .}}{{.Address}}:{{.Port}}{{end}}' hello)"
+#   nomad alloc logs -job hello
+
+job "hello" {
+  type = "service"
+
+  group "hello" {
+    network {
+      port "http" {
+        to = 3000
+      }
+    }
+
+    service {
+      provider = "nomad"
+      name     = "hello"
+      port     = "http"
+
+      check {
+        type     = "http"
+        path     = "/"
+        interval = "5s"
+        timeout  = "2s"
+      }
+    }
+
+    task "hello" {
+      driver = "bun"
+
+      config {
+        # Longer programs come as a file: `script = "local/app.ts"`, put there
+        # by an artifact or template block.
+        code = <<-EOF
+          const greeting: string = process.env.GREETING ?? "Hello";
+          const name = process.argv[2];
+          const server = Bun.serve({
+            port: 3000,
+            fetch(request) {
+              console.log(request.method, new URL(request.url).pathname);
+              return new Response(`$${greeting}, $${name}! This is Bun $${Bun.version}.\n`);
+            },
+          });
+          console.log(`listening on $${server.url}`);
+        EOF
+        args = ["Nomad"]
+      }
+
+      env {
+        GREETING = "Hello"
+      }
+
+      resources {
+        cpu    = 100
+        memory = 128
+      }
+    }
+  }
+}
