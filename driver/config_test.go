@@ -152,19 +152,19 @@ func TestTaskConfig(t *testing.T) {
 		`script = "./local/src/../app.ts"`:      {Script: "/local/app.ts", Limits: builtin},
 		`script = "/secrets/app.ts"`:            {Script: "/secrets/app.ts", Limits: builtin},
 		`script = "alloc/data/app.ts"`:          {Script: "/alloc/data/app.ts", Limits: builtin},
-		`code = "1"`:                            {Code: "1", Limits: builtin},
-		"code = \"1\"\nargs = [\"a\", \"b c\"]": {Code: "1", Args: []string{"a", "b c"}, Limits: builtin},
+		`code = "1"`:                            {Script: "/local/.code.ts", Code: "1", Limits: builtin},
+		"code = \"1\"\nargs = [\"a\", \"b c\"]": {Script: "/local/.code.ts", Code: "1", Args: []string{"a", "b c"}, Limits: builtin},
 		session: {
 			Session: &Session{ID: "ses_abcdefghij0123456789", Epoch: 3, ExpiresAt: time.Date(2100, 1, 2, 3, 4, 5, 0, time.UTC)},
 			Limits:  builtin,
 		},
 		// A float64 holds 0.25 but not 0.1, which Nomad encodes as text.
-		"code = \"1\"\ncpu_cores = 0.25":  {Code: "1", CPUCores: 0.25, Limits: builtin},
-		"code = \"1\"\ncpu_cores = 0.1":   {Code: "1", CPUCores: 0.1, Limits: builtin},
-		"code = \"1\"\ncpu_cores = 2":     {Code: "1", CPUCores: 2, Limits: builtin},
-		"code = \"1\"\ncpu_cores = \"3\"": {Code: "1", CPUCores: 3, Limits: builtin},
+		"code = \"1\"\ncpu_cores = 0.25":  {Script: "/local/.code.ts", Code: "1", CPUCores: 0.25, Limits: builtin},
+		"code = \"1\"\ncpu_cores = 0.1":   {Script: "/local/.code.ts", Code: "1", CPUCores: 0.1, Limits: builtin},
+		"code = \"1\"\ncpu_cores = 2":     {Script: "/local/.code.ts", Code: "1", CPUCores: 2, Limits: builtin},
+		"code = \"1\"\ncpu_cores = \"3\"": {Script: "/local/.code.ts", Code: "1", CPUCores: 3, Limits: builtin},
 		"code = \"1\"\npids_max = 64\ndisk = 5120\nfiles_max = 256": {
-			Code: "1", Limits: LimitDefaults{PidsMax: 64, DiskMB: 5120, FilesMax: 256},
+			Script: "/local/.code.ts", Code: "1", Limits: LimitDefaults{PidsMax: 64, DiskMB: 5120, FilesMax: 256},
 		},
 	} {
 		got, err := parseTaskHCL(t, hcl)

@@ -190,8 +190,16 @@ func (d *Driver) start(cfg *drivers.TaskConfig) (*drivers.TaskHandle, error) {
 	if _, ok := d.tasks.get(cfg.ID); ok {
 		return nil, fmt.Errorf("start task %s: it is started already", cfg.ID)
 	}
-	task, tc, err := d.describe(cfg)
+	config, err := d.settings()
 	if err != nil {
+		return nil, err
+	}
+	tc, err := parseTaskConfig(cfg, config.Defaults)
+	if err != nil {
+		return nil, err
+	}
+	task := newTask(cfg, tc, config)
+	if err := refuse(cfg, task); err != nil {
 		return nil, err
 	}
 	if err := prepare(cfg, tc); err != nil {
@@ -217,7 +225,8 @@ func (d *Driver) start(cfg *drivers.TaskConfig) (*drivers.TaskHandle, error) {
 	handle := drivers.NewTaskHandle(handleVersion)
 	handle.Config = cfg
 	handle.State = drivers.TaskStateRunning
-	state := taskState{StartedAt: began, Sandbox: instance.State()}
+	state := taskState{StartedAt: began, Config: *tc, Sandbox: instance.State()}
+	state.Config.Code = ""
 	if err := handle.SetDriverState(&state); err != nil {
 		err = fmt.Errorf("encode task state: %w", err)
 		return nil, errors.Join(err, d.destroy(instance))
@@ -225,20 +234,6 @@ func (d *Driver) start(cfg *drivers.TaskConfig) (*drivers.TaskHandle, error) {
 	d.follow(newTaskHandle(cfg, task.Session, state.StartedAt, instance))
 	d.emit(cfg, fmt.Sprintf("Sandbox ready in %d ms", time.Since(began).Milliseconds()))
 	return handle, nil
-}
-
-// describe turns Nomad's description of a task into ours.
-func (d *Driver) describe(cfg *drivers.TaskConfig) (*Task, *taskConfig, error) {
-	config, err := d.settings()
-	if err != nil {
-		return nil, nil, err
-	}
-	tc, err := parseTaskConfig(cfg, config.Defaults)
-	if err != nil {
-		return nil, nil, err
-	}
-	task, err := newTask(cfg, tc, config)
-	return task, tc, err
 }
 
 // follow makes a task known and watches its end.
@@ -278,7 +273,7 @@ func (d *Driver) find(handle *drivers.TaskHandle) (*taskHandle, error) {
 	if err != nil {
 		return nil, err
 	}
-	task, _, err := d.describe(handle.Config)
+	config, err := d.settings()
 	if err != nil {
 		return nil, err
 	}
@@ -286,6 +281,7 @@ func (d *Driver) find(handle *drivers.TaskHandle) (*taskHandle, error) {
 	if err != nil {
 		return nil, err
 	}
+	task := newTask(handle.Config, &state.Config, config)
 	ctx, cancel := context.WithTimeoutCause(d.ctx, recoverTimeout,
 		fmt.Errorf("sandbox not found within %s", recoverTimeout))
 	defer cancel()

@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/nomad/client/lib/numalib"
 	"github.com/hashicorp/nomad/nomad/structs"
 	"github.com/hashicorp/nomad/plugins/base"
@@ -278,13 +277,8 @@ func sessionPorts() *structs.AllocatedPorts {
 func TestNoSecretsInTask(t *testing.T) {
 	t.Setenv("BUNTIME_NODE_SECRET", "do not tell anybody")
 	t.Setenv("CONSUL_HTTP_TOKEN", "do not tell anybody either")
-	var seen *recorded
 	r := runtimes[0]
-	r.open = func(ctx context.Context, config *driver.Config, logger hclog.Logger) (driver.Runtime, error) {
-		inner, err := openFake(ctx, config, logger)
-		seen = &recorded{Runtime: inner}
-		return seen, err
-	}
+	seen := record(&r)
 	p := newPlugin(t, r, map[string]any{"consul": map[string]any{"token": "do not tell at all"}})
 	handle := p.start(t, p.task(t, sleeper, nil))
 	must.Len(t, 1, seen.tasks)

@@ -434,16 +434,37 @@ func (r *brokenRuntime) Recover(context.Context, *driver.Task, []byte) (driver.I
 
 func (r *brokenRuntime) Close() error { return nil }
 
-// recorded keeps the tasks that a Runtime was asked to start.
+// recorded keeps the tasks that a Runtime was asked to start or recover.
 type recorded struct {
 	driver.Runtime
 	mu    sync.Mutex
 	tasks []*driver.Task
 }
 
-func (r *recorded) Start(ctx context.Context, task *driver.Task) (driver.Instance, error) {
+func (r *recorded) record(task *driver.Task) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.tasks = append(r.tasks, task)
-	r.mu.Unlock()
+}
+
+func (r *recorded) Start(ctx context.Context, task *driver.Task) (driver.Instance, error) {
+	r.record(task)
 	return r.Runtime.Start(ctx, task)
+}
+
+func (r *recorded) Recover(ctx context.Context, task *driver.Task, state []byte) (driver.Instance, error) {
+	r.record(task)
+	return r.Runtime.Recover(ctx, task, state)
+}
+
+// record makes a Runtime one that records, and returns all it will ever open.
+func record(r *runtimeUnderTest) *recorded {
+	all := new(recorded)
+	open := r.open
+	r.open = func(ctx context.Context, config *driver.Config, logger hclog.Logger) (driver.Runtime, error) {
+		inner, err := open(ctx, config, logger)
+		all.Runtime = inner
+		return all, err
+	}
+	return all
 }

@@ -152,6 +152,17 @@ func (p *plugin) restart(t *testing.T) *plugin {
 	return startPlugin(t, p.runtimeUnderTest, p.stateDir, nil)
 }
 
+// kept is a handle as an agent has it again after a restart, without the
+// unexported parts of TaskConfig.
+func kept(t *testing.T, handle *drivers.TaskHandle) *drivers.TaskHandle {
+	t.Helper()
+	var data []byte
+	must.NoError(t, base.MsgPackEncode(&data, handle))
+	handle = new(drivers.TaskHandle)
+	must.NoError(t, base.MsgPackDecode(data, handle))
+	return handle
+}
+
 // task is a task of a program, ready to be started; config adds to its
 // `config` block. Its job has `logs { disabled = true }`.
 func (p *plugin) task(t *testing.T, prog program, config map[string]any) *drivers.TaskConfig {

@@ -6,6 +6,8 @@ package driver_test
 import (
 	"encoding/json"
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -25,8 +27,8 @@ func TestRecoverLive(t *testing.T) {
 		must.NoError(t, err)
 
 		p = p.restart(t)
-		must.NoError(t, p.RecoverTask(handle))
-		must.NoError(t, p.RecoverTask(handle)) // an agent restart without the plugin's
+		must.NoError(t, p.RecoverTask(kept(t, handle)))
+		must.NoError(t, p.RecoverTask(kept(t, handle))) // an agent restart without the plugin's
 		status, err := p.InspectTask(cfg.ID)
 		must.NoError(t, err)
 		must.Eq(t, drivers.TaskStateRunning, status.State)
@@ -49,11 +51,43 @@ func TestRecoverDead(t *testing.T) {
 		must.Eq(t, 3, p.result(t, cfg.ID).ExitCode)
 
 		p = p.restart(t)
-		must.NoError(t, p.RecoverTask(handle))
+		must.NoError(t, p.RecoverTask(kept(t, handle)))
 		must.Eq(t, &drivers.ExitResult{ExitCode: 3}, p.result(t, cfg.ID))
 		must.NoError(t, p.StopTask(cfg.ID, time.Second, ""))
 		must.NoError(t, p.DestroyTask(cfg.ID, false))
 	})
+}
+
+// TestRecoverSameTask checks that a Runtime is told the same at recovery as at
+// start, of which Nomad has not kept all.
+func TestRecoverSameTask(t *testing.T) {
+	_, url := newKV(t)
+	for name, config := range map[string]map[string]any{
+		"script":  {"script": "local/main.sh", "args": []string{"a", "b"}, "cpu_cores": 0.5, "pids_max": 99, "disk": 77, "files_max": 555},
+		"code":    {"code": "exec sleep 1000"},
+		"session": {"session": map[string]any{"id": testSession, "epoch": 1, "expires_at": "2100-01-01T00:00:00Z"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := runtimes[0]
+			seen := record(&r)
+			settings := map[string]any{"node_secret": "0123456789abcdef", "consul": map[string]any{"address": url, "prefix": name}}
+			p := newPlugin(t, r, settings)
+			cfg := p.task(t, program{}, config)
+			cfg.Resources.Ports = sessionPorts()
+			if name == "script" {
+				must.NoError(t, os.WriteFile(filepath.Join(cfg.TaskDir().LocalDir, "main.sh"), []byte(sleeper.sh), 0o644))
+			}
+			handle := kept(t, p.start(t, cfg))
+			p = p.restart(t)
+			must.NoError(t, p.RecoverTask(handle))
+			must.Len(t, 2, seen.tasks)
+			must.Eq(t, seen.tasks[0], seen.tasks[1])
+			status, err := p.Impl().InspectTask(cfg.ID)
+			must.NoError(t, err)
+			must.Eq(t, name == "session", status.DriverAttributes["session"] == testSession)
+			must.NoError(t, p.DestroyTask(cfg.ID, true))
+		})
+	}
 }
 
 func TestRecoverKilledWithItsWarden(t *testing.T) {
@@ -68,7 +102,7 @@ func TestRecoverKilledWithItsWarden(t *testing.T) {
 	must.ErrorContains(t, p.result(t, cfg.ID).Err, "without a word")
 
 	p = p.restart(t)
-	must.NoError(t, p.RecoverTask(handle))
+	must.NoError(t, p.RecoverTask(kept(t, handle)))
 	must.ErrorContains(t, p.result(t, cfg.ID).Err, "without a word")
 	must.NoError(t, p.DestroyTask(cfg.ID, false))
 }
@@ -85,8 +119,6 @@ func TestRecoverLost(t *testing.T) {
 	later.Version++
 	garbled := handle.Copy()
 	garbled.DriverState = []byte("?")
-	refused := handle.Copy()
-	refused.Config.User = "root"
 	broken := runtimes[0]
 	broken.open = openBroken(errors.New("host is on fire"))
 	for want, c := range map[string]struct {
@@ -95,7 +127,6 @@ func TestRecoverLost(t *testing.T) {
 	}{
 		"version 2, this plugin knows 1":   {runtimes[0], later},
 		"decode task state":                {runtimes[0], garbled},
-		`user "root"`:                      {runtimes[0], refused},
 		"recover sandbox: host is on fire": {broken, handle},
 	} {
 		p := newPlugin(t, c.runtime, nil)

@@ -18,7 +18,9 @@ import (
 // once in a process, when it is first needed, and again after an error (its
 // text is then the driver's health description). It should need no more than
 // what running sandboxes need: a rootfs that is gone must not stand in the way
-// of Recover. ctx ends with the plugin.
+// of Recover. A sandbox of an earlier process that nobody has recovered a while
+// later belongs to no task, and is the Runtime's to end. ctx ends with the
+// plugin.
 type OpenRuntime func(ctx context.Context, config *Config, logger hclog.Logger) (Runtime, error)
 
 // Runtime starts sandboxes and finds them again. Its methods are called

@@ -15,12 +15,15 @@ import (
 // for us. A state that a later version of the plugin wrote is not guessed at.
 const handleVersion = 1
 
-// taskState is what Nomad keeps of a task beside its config. It cannot be
-// changed after StartTask, so it holds only what stays true for the task's
-// life; what changes is read from the kernel.
+// taskState is what Nomad keeps of a task for us. It cannot be changed after
+// StartTask, so it holds only what stays true for the task's life; what changes
+// is read from the kernel.
 type taskState struct {
 	StartedAt time.Time
-	Sandbox   []byte // Instance.State
+	// Config has no Code. It is here because an agent that starts again gives
+	// us the handle's TaskConfig without the task's `config` block.
+	Config  taskConfig
+	Sandbox []byte // Instance.State
 }
 
 func decodeState(handle *drivers.TaskHandle) (*taskState, error) {

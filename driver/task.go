@@ -25,12 +25,8 @@ const (
 )
 
 // newTask says what is to be run for a task of Nomad's. It looks at nothing
-// but its arguments, so that it serves recovery as well as start; newTask does
-// not check what only matters at start (see prepare).
-func newTask(cfg *drivers.TaskConfig, tc *taskConfig, config *Config) (*Task, error) {
-	if err := refuseUnsupported(cfg); err != nil {
-		return nil, err
-	}
+// but its arguments, so that it serves recovery as well as start.
+func newTask(cfg *drivers.TaskConfig, tc *taskConfig, config *Config) *Task {
 	task := &Task{
 		ID:      cfg.ID,
 		AllocID: cfg.AllocID,
@@ -58,13 +54,10 @@ func newTask(cfg *drivers.TaskConfig, tc *taskConfig, config *Config) (*Task, er
 		ports = portsOf(r)
 	}
 	if tc.Session != nil {
-		return task, task.becomeSession(cfg, ports)
+		task.becomeSession(cfg.Env, ports)
+		return task
 	}
-	program := tc.Script
-	if program == "" {
-		program = path.Join(localDir, codeFile)
-	}
-	task.Argv = append([]string{config.Bun, "run", program}, tc.Args...)
+	task.Argv = append([]string{config.Bun, "run", tc.Script}, tc.Args...)
 	task.Dir = localDir
 	task.Env = cfg.Env
 	dirs := cfg.TaskDir()
@@ -74,14 +67,11 @@ func newTask(cfg *drivers.TaskConfig, tc *taskConfig, config *Config) (*Task, er
 	} else {
 		task.Ports = ports
 	}
-	return task, nil
+	return task
 }
 
 // becomeSession fills in what only sessions have.
-func (task *Task) becomeSession(cfg *drivers.TaskConfig, ports []Port) error {
-	if n := cfg.NetworkIsolation; n != nil && n.Mode == drivers.NetIsolationModeGroup {
-		return errors.New(`a session needs its group's network in mode "host": the node agent answers on the node's address`)
-	}
+func (task *Task) becomeSession(env map[string]string, ports []Port) {
 	for _, port := range ports {
 		switch port.Label {
 		case apiLabel:
@@ -90,22 +80,19 @@ func (task *Task) becomeSession(cfg *drivers.TaskConfig, ports []Port) error {
 			task.Preview = port.Listen
 		}
 	}
-	if task.API == "" || task.Preview == "" {
-		return fmt.Errorf("a session needs ports labelled %q and %q in its group's network block", apiLabel, previewLabel)
-	}
 	// A session never sees what runs it.
 	task.Env = make(map[string]string)
-	for key, value := range cfg.Env {
+	for key, value := range env {
 		if !hasAnyPrefix(key, "NOMAD_", "CONSUL_", "VAULT_") {
 			task.Env[key] = value
 		}
 	}
-	return nil
 }
 
-// refuseUnsupported names what a job may ask of Nomad but not of this driver,
-// rather than to run it without.
-func refuseUnsupported(cfg *drivers.TaskConfig) error {
+// refuse names what a job may ask of Nomad but not of this driver, rather than
+// to run it without, and what it should have asked for.
+func refuse(cfg *drivers.TaskConfig, task *Task) error {
+	group := cfg.NetworkIsolation != nil && cfg.NetworkIsolation.Mode == drivers.NetIsolationModeGroup
 	switch {
 	case cfg.User != "":
 		return fmt.Errorf("user %q: the bun driver runs everything as a user of its own", cfg.User)
@@ -115,6 +102,12 @@ func refuseUnsupported(cfg *drivers.TaskConfig) error {
 		return fmt.Errorf("device %s: the bun driver passes no devices on", cfg.Devices[0].TaskPath)
 	case cfg.DNS != nil:
 		return errors.New("dns block of the network: the bun driver resolves names as the node does")
+	case task.Session == nil:
+		return nil
+	case group:
+		return errors.New(`a session needs its group's network in mode "host": the node agent answers on the node's address`)
+	case task.API == "" || task.Preview == "":
+		return fmt.Errorf("a session needs ports labelled %q and %q in its group's network block", apiLabel, previewLabel)
 	}
 	return nil
 }
@@ -154,8 +147,7 @@ func portsOf(r *drivers.Resources) []Port {
 	return ports
 }
 
-// prepare does and checks what must be so at the start of a task, and need not
-// be any more when it is recovered.
+// prepare does and checks what must be so at the start of a task.
 func prepare(cfg *drivers.TaskConfig, tc *taskConfig) error {
 	switch {
 	case tc.Session != nil:

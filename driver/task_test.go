@@ -60,8 +60,8 @@ func TestNewTaskOrdinary(t *testing.T) {
 		CPUCores: 0.5,
 		Limits:   LimitDefaults{PidsMax: 64, DiskMB: 10, FilesMax: 256},
 	}
-	task, err := newTask(cfg, tc, &Config{Bun: "/bin/bun"})
-	must.NoError(t, err)
+	task := newTask(cfg, tc, &Config{Bun: "/bin/bun"})
+	must.NoError(t, refuse(cfg, task))
 	must.Eq(t, &Task{
 		ID: "a1/web/1234abcd", AllocID: "a1", Name: "web", JobID: "shop", NodeID: "n1",
 		Cgroup: "/nomad.slice/share.slice/a1.web.scope",
@@ -88,8 +88,8 @@ func TestNewTaskOrdinary(t *testing.T) {
 	// In mode "bridge" or "none" the allocation has a namespace, and whatever
 	// forwards ports to it is not ours.
 	cfg.NetworkIsolation = &drivers.NetworkIsolationSpec{Mode: drivers.NetIsolationModeGroup, Path: "/run/netns/a1"}
-	task, err = newTask(cfg, tc, &Config{Bun: "/bin/bun"})
-	must.NoError(t, err)
+	task = newTask(cfg, tc, &Config{Bun: "/bin/bun"})
+	must.NoError(t, refuse(cfg, task))
 	must.Eq(t, "/run/netns/a1", task.Netns)
 	must.Eq(t, 0, len(task.Ports))
 }
@@ -98,8 +98,8 @@ func TestNewTaskSession(t *testing.T) {
 	cfg := nomadTask(t)
 	session := &Session{ID: "ses_abcdefghij0123456789", Epoch: 1, ExpiresAt: time.Now().Add(time.Hour)}
 	tc := &taskConfig{Session: session, Limits: builtin}
-	task, err := newTask(cfg, tc, &Config{Bun: "/bin/bun"})
-	must.NoError(t, err)
+	task := newTask(cfg, tc, &Config{Bun: "/bin/bun"})
+	must.NoError(t, refuse(cfg, task))
 	must.Eq(t, session, task.Session)
 	must.Eq(t, "192.0.2.1:20001", task.API)
 	must.Eq(t, "[2001:db8::1]:20002", task.Preview)
@@ -108,12 +108,10 @@ func TestNewTaskSession(t *testing.T) {
 	must.Eq(t, "", task.LocalDir+task.SecretsDir+task.AllocDir+task.Dir)
 
 	*cfg.Resources.Ports = (*cfg.Resources.Ports)[:1]
-	_, err = newTask(cfg, tc, new(Config))
-	must.ErrorContains(t, err, `ports labelled "api" and "preview"`)
+	must.ErrorContains(t, refuse(cfg, newTask(cfg, tc, new(Config))), `ports labelled "api" and "preview"`)
 
 	cfg.NetworkIsolation = &drivers.NetworkIsolationSpec{Mode: drivers.NetIsolationModeGroup}
-	_, err = newTask(cfg, tc, new(Config))
-	must.ErrorContains(t, err, `mode "host"`)
+	must.ErrorContains(t, refuse(cfg, newTask(cfg, tc, new(Config))), `mode "host"`)
 }
 
 func TestNewTaskRefusesWhatItCannotDo(t *testing.T) {
@@ -125,8 +123,8 @@ func TestNewTaskRefusesWhatItCannotDo(t *testing.T) {
 	} {
 		cfg := nomadTask(t)
 		change(cfg)
-		_, err := newTask(cfg, &taskConfig{Code: "1"}, new(Config))
-		must.ErrorContains(t, err, want)
+		task := newTask(cfg, &taskConfig{Script: "/local/app.ts"}, new(Config))
+		must.ErrorContains(t, refuse(cfg, task), want)
 	}
 }
 

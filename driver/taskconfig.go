@@ -26,16 +26,19 @@ const (
 // templates and artifacts beside it by a relative path.
 const codeFile = ".code.ts"
 
-// taskConfig is a task's `config` block, checked and with defaults.
+// taskConfig is a task's `config` block, checked and with defaults. It is
+// part of the task's state (see taskState).
 type taskConfig struct {
-	// Exactly one of the three is set. Script is a path in the sandbox.
+	// Exactly one of the two is set. Script is a path in the sandbox.
 	Script  string
-	Code    string
 	Session *Session
 
 	Args     []string
 	CPUCores float64
 	Limits   LimitDefaults
+
+	// Code is what Script shall hold, if it is not there already.
+	Code string
 }
 
 // rawTaskConfig is the form of taskConfigSpec.
@@ -70,7 +73,7 @@ func parseTaskConfig(cfg *drivers.TaskConfig, defaults LimitDefaults) (*taskConf
 }
 
 func (raw *rawTaskConfig) parse(defaults LimitDefaults) (*taskConfig, error) {
-	tc := &taskConfig{Code: raw.Code, Args: raw.Args}
+	tc := &taskConfig{Args: raw.Args}
 	programs := 0
 	for _, given := range []bool{raw.Script != "", raw.Code != "", raw.Session != nil} {
 		if given {
@@ -93,6 +96,8 @@ func (raw *rawTaskConfig) parse(defaults LimitDefaults) (*taskConfig, error) {
 		if tc.Script, err = scriptPath(raw.Script); err != nil {
 			return nil, fmt.Errorf("script %q: %w", raw.Script, err)
 		}
+	default:
+		tc.Script, tc.Code = path.Join(localDir, codeFile), raw.Code
 	}
 	// A quota has a period of 100 ms, of which the kernel grants at least 1.
 	if tc.CPUCores, err = decimal("cpu_cores", raw.CPUCores, 0, 0.01, 1024); err != nil {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -101,13 +102,19 @@ func TestKill(t *testing.T) {
 		s := s.in(t)
 		one := s.background(server(8080, ""))
 		s.shell(`sleep 1000 & setsid sleep 1001 & nohup sh -c 'trap "" TERM; sleep 1002' >/dev/null 2>&1 &`)
-		all := []int{}
-		for _, p := range s.processes() {
-			all = append(all, p.PID)
-		}
-		if len(all) < 4 || !slices.Contains(all, one.PID) {
-			t.Fatalf("processes: %v", all)
-		}
+		var all []int
+		eventually(t, s.ctx, "the server, three times sleep, and a shell", 5*time.Second, func() (bool, string) {
+			all = nil
+			sleeps := 0
+			list := s.processes()
+			for _, p := range list {
+				all = append(all, p.PID)
+				if strings.HasPrefix(p.Command, "sleep 100") {
+					sleeps++
+				}
+			}
+			return len(all) == 5 && sleeps == 3 && slices.Contains(all, one.PID), brief(list)
+		})
 		got := s.kill(M{})
 		equal(t, "pids", slices.Sorted(slices.Values(got.PIDs)), slices.Sorted(slices.Values(all)))
 		equal(t, "killed", got.Killed, len(all))

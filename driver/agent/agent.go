@@ -202,13 +202,19 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox, end func()) 
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	f := &files{root: root, uid: workspaceOwner}
+	w, err := watchWrites(root)
+	if err != nil {
+		root.Close()
+		cancel(err)
+		return nil, err
+	}
 	s := &Session{
 		SessionConfig: SessionConfig{
 			ID: task.Session.ID, Epoch: task.Session.Epoch, Alloc: task.AllocID, Expires: task.Session.ExpiresAt,
 			API: task.API, Preview: task.Preview, MemoryLimit: task.Limits.Memory,
 		},
 		log: a.log.With("session", task.Session.ID), box: box, guest: guestHost{box}, files: f,
-		journal: &history{files: f, known: -1}, limit: answerLimit,
+		journal: &history{files: f, known: -1}, writes: w, limit: answerLimit,
 		ctx: ctx, cancel: cancel,
 		executions: make(map[string]*execution), busy: make(map[string]int), lastActive: time.Now(),
 	}
@@ -216,6 +222,7 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox, end func()) 
 	if !s.Expires.IsZero() {
 		s.expiry = time.AfterFunc(time.Until(s.Expires), end)
 	}
+	s.goDo(w.run)
 	s.goDo(s.tidy)
 	return s, nil
 }

@@ -189,12 +189,18 @@ func (s *Session) follow(e *execution, c *guest) {
 	// A server that stays keeps nobody awake: what uses it does.
 	done := s.active("execution " + e.ExecutionID)
 	s.goDo(func() {
+		defer close(e.recorded)
 		select {
 		case <-e.answered:
 		case <-s.ctx.Done():
 		}
 		done()
 		s.runners.fill()
+		if r := e.lookup(); r.State == stateBackground {
+			e.journal.begin(e, c)
+		} else if r.State == stateExited {
+			s.record(e, r)
+		}
 	})
 	begin := time.AfterFunc(time.Until(e.StartedAt.Add(quickEnd)), func() {
 		s.goDo(func() { e.journal.begin(e, c) })
@@ -226,6 +232,7 @@ func (s *Session) follow(e *execution, c *guest) {
 		}
 		e.output.close()
 		close(e.ended)
+		<-e.recorded
 		s.settle(e)
 	})
 }
@@ -233,16 +240,44 @@ func (s *Session) follow(e *execution, c *guest) {
 // settle does what is left after an execution's end: journal, left-over
 // processes, memory.
 func (s *Session) settle(e *execution) {
-	r := e.snapshot()
+	r := e.lookup()
 	if r.Reason != reasonExit && r.Reason != reasonSignal {
 		// Timed out, out of memory or killed: nothing of its tree may stay.
 		s.kill(e)
 	}
+	s.record(e, r)
+	s.retire(e)
+	s.releaseEmpty(e)
+}
+
+// record writes an ended execution's result down, and once more should anything
+// have changed since: a last line that was printed while it tore itself down.
+func (s *Session) record(e *execution, r Result) {
 	if err := e.journal.finish(e, r); err != nil {
 		s.log.Warn("could not write the history of an execution", "execution", e.ExecutionID, "error", err)
 	}
-	s.retire(e)
-	s.releaseEmpty(e)
+}
+
+// recordWait bounds how long who looks at the workspace waits for the history
+// of answered executions to be there: fractions of a millisecond.
+const recordWait = 2 * time.Second
+
+// awaitRecords returns when the history has all executions that were answered.
+func (s *Session) awaitRecords(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, recordWait)
+	defer cancel()
+	for _, e := range s.all() {
+		select {
+		case <-e.answered:
+		default:
+			continue
+		}
+		select {
+		case <-e.recorded:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // timeOut ends an execution that used up its time.
@@ -271,7 +306,7 @@ func (s *Session) answer(ctx context.Context, e *execution) (Result, error) {
 	case <-s.ctx.Done():
 		return Result{}, unavailable("%v", context.Cause(s.ctx))
 	}
-	r := e.snapshot()
+	r := e.lookup()
 	if r.Reason == reasonOOM {
 		return r, s.outOfMemory(r)
 	}
@@ -296,5 +331,7 @@ func (s *Session) outOfMemory(r Result) *Error {
 func (s *Session) newExecution(l label, unit string, g *cgroup.Execution, timeout time.Duration) *execution {
 	l.StartedAt = time.Now()
 	l.Deadline = l.StartedAt.Add(timeout)
-	return newExecution(l, unit, g, s.limit)
+	e := newExecution(l, unit, g, s.limit)
+	e.writes, e.written = s.writes, s.writes.begin()
+	return e
 }

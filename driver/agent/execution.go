@@ -5,6 +5,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -80,8 +81,13 @@ type execution struct {
 
 	// answered is closed at the first of: exit, background, time-out, loss.
 	answered chan struct{}
+	// recorded is closed, after answered, once the answer is in the history.
+	recorded chan struct{}
 	// ended is closed when the first process is gone and the result final.
 	ended chan struct{}
+	// writes tells, until the answer, what is written meanwhile.
+	writes  *writes
+	written *written
 
 	// released is true once group is gone. The session's lock guards it.
 	released bool
@@ -113,6 +119,7 @@ func newExecution(l label, unit string, g *cgroup.Execution, limit int64) *execu
 		label: l, unit: unit, group: g,
 		output:   newOutput(limit),
 		answered: make(chan struct{}),
+		recorded: make(chan struct{}),
 		ended:    make(chan struct{}),
 		state:    stateRunning,
 	}
@@ -151,6 +158,7 @@ func (e *execution) background() {
 	if e.timer != nil {
 		e.timer.Stop()
 	}
+	e.collect()
 	e.result = e.measure(0, 0)
 	close(e.answered)
 }
@@ -168,12 +176,25 @@ func (e *execution) finish(code, signal int) {
 	if e.stop != nil {
 		e.stop()
 	}
+	e.collect()
 	wasBackground := e.state == stateBackground
 	e.state = stateExited
 	e.result = e.measure(code, signal)
 	if !wasBackground {
 		close(e.answered)
 	}
+}
+
+// collect adds the files that were written to those of the request. Called with
+// mu held.
+func (e *execution) collect() {
+	if e.written == nil {
+		return
+	}
+	e.FilesWritten = append(e.FilesWritten, e.writes.end(e.written)...)
+	slices.Sort(e.FilesWritten)
+	e.FilesWritten = slices.Compact(e.FilesWritten)
+	e.written = nil
 }
 
 // measure takes the figures of the execution's own cgroup. Called with mu held.

@@ -45,6 +45,7 @@ type journal struct {
 	mu       sync.Mutex
 	given    bool // init has the files and appends to them
 	finished bool
+	size     int64 // of the output when it was finished
 }
 
 func (h *history) of(l label, source string) *journal {
@@ -116,7 +117,12 @@ func (j *journal) finish(e *execution, r Result) error {
 	if pid := e.firstPid(); j.given && pid != 0 {
 		_ = j.h.files.root.Remove(processPath(pid))
 	}
-	r.State, j.finished = stateExited, true
+	r.State = stateExited
+	if j.finished && j.size == e.output.offset() {
+		return nil
+	}
+	first := !j.finished
+	j.finished, j.size = true, e.output.offset()
 	if err := j.create(r); err != nil {
 		return err
 	}
@@ -124,6 +130,9 @@ func (j *journal) finish(e *execution, r Result) error {
 		if err := j.write(pieces); err != nil {
 			return err
 		}
+	}
+	if !first {
+		return nil
 	}
 	return j.h.prune()
 }

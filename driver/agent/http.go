@@ -239,6 +239,7 @@ func (s *Session) serveProcesses(w http.ResponseWriter, _ *http.Request) error {
 }
 
 func (s *Session) serveList(w http.ResponseWriter, r *http.Request) error {
+	s.awaitRecords(r.Context())
 	q := r.URL.Query()
 	limit, offset := 50, 0
 	for name, n := range map[string]*int{"limit": &limit, "offset": &offset} {
@@ -277,6 +278,7 @@ func (s *Session) serveWrite(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Session) serveRead(w http.ResponseWriter, r *http.Request) error {
+	s.awaitRecords(r.Context())
 	p := r.URL.Query().Get("path")
 	f, st, err := s.files.open(p)
 	if err != nil {

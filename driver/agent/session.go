@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -43,6 +44,7 @@ type Session struct {
 	guest   guestHost
 	runners *runners
 	journal *history
+	writes  *writes
 	limit   int64 // bytes of each stream in an answer
 
 	ctx    context.Context // ends with the session on this node
@@ -115,6 +117,13 @@ func (s *Session) find(id string) (*execution, bool) {
 	return e, ok
 }
 
+// all returns the executions in memory.
+func (s *Session) all() []*execution {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.executions))
+}
+
 // live returns the executions that have processes.
 func (s *Session) live() []*execution {
 	s.mu.Lock()
@@ -148,6 +157,7 @@ func (s *Session) forget(e *execution) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.executions, e.ExecutionID)
+	s.writes.end(e.written)
 }
 
 // remove ends what is in an execution's cgroup and removes it.
@@ -217,6 +227,7 @@ func (s *Session) close(cause error) {
 		srv.http.Close()
 		<-srv.done
 	}
+	s.writes.close()
 	s.tasks.Wait()
 	s.files.root.Close()
 }

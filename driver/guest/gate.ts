@@ -11,7 +11,7 @@
 // begins with one runs its ticks in another order than without.
 import { dlopen } from "bun:ffi";
 
-const fd = 1000;
+const fd = 63;
 const data = ["int", "ptr", "usize"] as const;
 const libc = dlopen("libc.so.6", {
   read: { args: data, returns: "isize" },

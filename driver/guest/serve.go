@@ -92,6 +92,7 @@ func Serve(ctx context.Context, cfg Config, l *net.UnixListener) error {
 	defer stopReaping()
 	defer s.close()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
+	s.goDo(growDescriptors)
 	for {
 		c, err := l.AcceptUnix()
 		if err != nil {
@@ -104,6 +105,15 @@ func Serve(ctx context.Context, cfg Config, l *net.UnixListener) error {
 			return nil
 		}
 		s.goDo(func() { s.serve(wire.NewConn(c)) })
+	}
+}
+
+// growDescriptors has the kernel make room for as many descriptors as init will
+// ever need. It waits a grace period of RCU for that, 15 ms, which otherwise the
+// execution that needs the 65th would.
+func growDescriptors() {
+	if fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 1023); err == nil {
+		unix.Close(fd)
 	}
 }
 

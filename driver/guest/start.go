@@ -94,7 +94,7 @@ func (s *server) fork(c command, spec int, status *os.File) (*process, error) {
 	}
 	return s.reaper.start(func() (int, error) {
 		return syscall.ForkExec("/proc/self/exe", []string{ShimName}, &syscall.ProcAttr{
-			Env: []string{"GOGC=off"}, Files: files, Sys: sys,
+			Env: []string{"GOGC=off", "GOMAXPROCS=1"}, Files: files, Sys: sys,
 		})
 	})
 }

@@ -66,9 +66,13 @@ type Node struct {
 	network    *network.Manager
 	workspaces *workspace.Manager
 
+	// starts is held for reading while a sandbox is put together: a sweep
+	// cannot tell its parts from those of a dead one.
+	starts sync.RWMutex
+
 	mu    sync.Mutex
 	next  int              // where the search for a free slot begins
-	boxes map[int]*Sandbox // by slot
+	boxes map[int]*Sandbox // by slot; nil while one is being started
 }
 
 // Open prepares the node. It takes over what an earlier process left.
@@ -136,6 +140,7 @@ func (n *Node) takeSlot() (int, string, error) {
 		dir := n.slotDir(slot)
 		err := os.Mkdir(dir, 0o700)
 		if err == nil {
+			n.boxes[slot] = nil
 			return slot, dir, nil
 		}
 		if !errors.Is(err, fs.ErrExist) {
@@ -167,7 +172,10 @@ func (n *Node) Sweep(ctx context.Context) error {
 		}
 		st, err := n.readState(slot)
 		if errors.Is(err, fs.ErrNotExist) {
-			continue // a sandbox that is being started
+			// Its start was cut off before there was an init. What it had of the
+			// network and as workspace is swept below.
+			errs = append(errs, os.RemoveAll(n.slotDir(slot)))
+			continue
 		}
 		if err != nil {
 			errs = append(errs, err)
@@ -182,7 +190,22 @@ func (n *Node) Sweep(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("remove sandbox of slot %d: %w", slot, err))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, n.sweepParts())...)
+}
+
+// sweepParts removes the networks and workspaces of no sandbox.
+func (n *Node) sweepParts() error {
+	n.starts.Lock()
+	defer n.starts.Unlock()
+	slots, err := n.taken()
+	if err != nil {
+		return err
+	}
+	ids := make([]string, len(slots))
+	for i, slot := range slots {
+		ids[i] = strconv.Itoa(slot)
+	}
+	return errors.Join(n.network.Sweep(slots), n.workspaces.Sweep(ids))
 }
 
 func (n *Node) readState(slot int) (State, error) {

@@ -90,10 +90,13 @@ func (n *Node) Start(ctx context.Context, spec Spec) (_ *Sandbox, err error) {
 			}
 		}
 	}()
-	if err := s.gather(ctx, spec); err != nil {
+	n.starts.RLock()
+	err = s.gather(ctx, spec)
+	n.starts.RUnlock()
+	if err != nil {
 		return nil, err
 	}
-	if err := s.boot(spec); err != nil {
+	if err = s.boot(spec); err != nil {
 		return nil, err
 	}
 	n.mu.Lock()
@@ -307,7 +310,7 @@ func (s *Sandbox) Destroy(ctx context.Context) error {
 	}
 	s.gone = true
 	s.node.mu.Lock()
-	if s.node.boxes[s.state.Slot] == s {
+	if box := s.node.boxes[s.state.Slot]; box == s || box == nil {
 		delete(s.node.boxes, s.state.Slot)
 	}
 	s.node.mu.Unlock()

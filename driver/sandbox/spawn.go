@@ -106,7 +106,8 @@ func spawn(init, netns, listener, exit *os.File, group *cgroup.Group, uidBase in
 		if err != nil {
 			return 0, err
 		}
-		defer end()
+		// Should this fail, the thread's own end does the same a moment later.
+		defer func() { _ = end() }()
 		return syscall.ForkExec(exe, []string{"buntime-init"}, attr)
 	})
 	runtime.KeepAlive(init)

@@ -6,6 +6,7 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -72,8 +73,7 @@ func (s *Server) send(ctx context.Context, id string, r node.Request) (*http.Res
 		}
 		s.Sessions.Forget(id)
 		if !again || time.Since(begin)+pause > s.NodeWait {
-			logger(ctx).Warn("node agent does not answer", "session", id, "err", err)
-			return nil, noNode(lost)
+			return nil, fmt.Errorf("%w; %w", noNode(lost), err)
 		}
 		select {
 		case <-ctx.Done():

@@ -64,8 +64,10 @@ func told(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(context.Cause(ctx), context.Canceled):
 		logger(ctx).Debug("client went away", "err", err)
-	case e.Code.Status() >= http.StatusInternalServerError:
-		logger(ctx).Error("request failed", "code", e.Code, "err", err)
+	case e.Code == frontend.CodeInternal:
+		logger(ctx).Error("request failed", "err", err)
+	case e.Code == frontend.CodeServiceUnavailable:
+		logger(ctx).Warn("request not served", "err", err)
 	}
 	return &Failure{e}
 }

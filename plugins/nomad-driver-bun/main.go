@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"github.com/hashicorp/go-hclog"
@@ -18,6 +19,10 @@ import (
 	"github.com/buntime/buntime/driver"
 	"github.com/buntime/buntime/driver/agent"
 )
+
+// init keeps the first thread for main: Go never ends it, so that a goroutine
+// which gives its thread up in another namespace must not be on it.
+func init() { runtime.LockOSThread() }
 
 func main() {
 	// After a Nomad agent was killed nobody reads our log, and Go dies of

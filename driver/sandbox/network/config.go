@@ -131,7 +131,7 @@ func (c Config) validate() error {
 func (c Config) group() uint32 {
 	h := fnv.New32a()
 	fmt.Fprint(h, "buntime ", c.Pool)
-	return h.Sum32() | 1 // never 0, the group of all other interfaces
+	return h.Sum32()>>1 | 1 // as ip prints it; never 0, the group of all other interfaces
 }
 
 // linkPrefix begins the names of the host's interfaces of all instances.
