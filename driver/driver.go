@@ -79,7 +79,9 @@ func (d *Driver) Close() error {
 	if d.runtime == nil {
 		return nil
 	}
-	if err := d.runtime.Close(); err != nil {
+	err := d.runtime.Close()
+	d.runtime = nil // and none is opened any more
+	if err != nil {
 		return fmt.Errorf("close runtime: %w", err)
 	}
 	return nil

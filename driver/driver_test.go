@@ -185,7 +185,7 @@ func TestStats(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, r runtimeUnderTest) {
 		p := newPlugin(t, r, nil)
 		must.NoError(t, p.Impl().SetConfig(&base.Config{
-			PluginConfig: p.encodeConfig(t, nil),
+			PluginConfig: p.encodedConfig(t),
 			AgentConfig: &base.AgentConfig{Driver: &base.ClientDriverConfig{
 				Topology: &numalib.Topology{Cores: []numalib.Core{{BaseSpeed: 2000}, {ID: 1, BaseSpeed: 2000}}},
 			}},
@@ -212,7 +212,7 @@ func TestConfigChangeNeedsRestart(t *testing.T) {
 	p := newPlugin(t, r, nil)
 	cfg := p.task(t, sleeper, nil)
 	p.start(t, cfg)
-	must.NoError(t, p.SetConfig(&base.Config{PluginConfig: p.encodeConfig(t, nil)}))
+	must.NoError(t, p.SetConfig(&base.Config{PluginConfig: p.encodedConfig(t)}))
 	must.ErrorContains(t, p.SetConfig(new(base.Config)), "restart the plugin")
 }
 

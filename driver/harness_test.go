@@ -4,15 +4,19 @@
 package driver_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,19 +31,31 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/buntime/buntime/driver"
+	"github.com/buntime/buntime/driver/agent"
 )
 
-// runtimes are what the tests of this package run over.
+// runtimes are what the tests of this package run over. The first is what
+// tests use that are not about a Runtime.
 var runtimes = []runtimeUnderTest{
-	{name: "processes", open: openFake, config: map[string]any{"bun": "/bin/sh"}, source: func(p program) (string, string) { return "main.sh", p.sh }},
-	{name: "processes with Bun", open: openFake, config: map[string]any{"bun": findBun()}, source: func(p program) (string, string) { return "main.ts", p.ts }},
+	{
+		name:   "processes",
+		open:   openFake,
+		config: func(*testing.T) map[string]any { return map[string]any{"bun": "/bin/sh"} },
+		source: func(p program) (string, string) { return "main.sh", p.sh },
+	},
+	{
+		name:   "sandboxes",
+		open:   agent.Open,
+		config: sandboxConfig,
+		source: func(p program) (string, string) { return "main.ts", p.ts },
+	},
 }
 
 // runtimeUnderTest is a Runtime with what tells it from others.
 type runtimeUnderTest struct {
 	name   string
 	open   driver.OpenRuntime
-	config map[string]any // of the plugin, state_dir aside
+	config func(*testing.T) map[string]any // of the plugin, state_dir aside
 	source func(program) (file, text string)
 }
 
@@ -63,14 +79,42 @@ var (
 	}
 )
 
-// findBun is a Bun of the tool cache, or nothing.
-func findBun() string {
-	found, _ := filepath.Glob(filepath.Join(toolCache(), "bun-*", "node_modules", "@oven", "*", "bin", "bun"))
-	if len(found) == 0 {
-		return ""
+// sandboxConfig is for sandboxes from the tool cache's newest rootfs and an
+// init built here. Each plugin has an address pool of its own.
+func sandboxConfig(t *testing.T) map[string]any {
+	t.Helper()
+	roots, _ := filepath.Glob(filepath.Join(toolCache(), "rootfs-*"))
+	if len(roots) == 0 {
+		t.Skip("no rootfs in the tool cache: make rootfs")
 	}
-	return found[len(found)-1]
+	slices.SortFunc(roots, func(a, b string) int { return modified(t, a).Compare(modified(t, b)) })
+	init, err := buildInit()
+	must.NoError(t, err)
+	return map[string]any{
+		"rootfs":  roots[len(roots)-1],
+		"init":    init,
+		"network": map[string]any{"pool": fmt.Sprintf("198.19.255.%d/29", pools.Add(8)-8)},
+	}
 }
+
+var pools atomic.Uint32
+
+func modified(t *testing.T, path string) time.Time {
+	t.Helper()
+	info, err := os.Stat(path)
+	must.NoError(t, err)
+	return info.ModTime()
+}
+
+var buildInit = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(os.TempDir(), "buntime-init")
+	cmd := exec.Command("go", "build", "-o", path, "../plugins/buntime-init")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build init: %w: %s", err, out)
+	}
+	return path, nil
+})
 
 func toolCache() string {
 	if dir := os.Getenv("BUNTIME_CACHE"); dir != "" {
@@ -87,9 +131,6 @@ func eachRuntime(t *testing.T, test func(*testing.T, runtimeUnderTest)) {
 			if os.Geteuid() != 0 {
 				t.Skip("needs root")
 			}
-			if r.config["bun"] == "" {
-				t.Skip("no Bun in the tool cache")
-			}
 			t.Parallel()
 			test(t, r)
 		})
@@ -100,39 +141,59 @@ func eachRuntime(t *testing.T, test func(*testing.T, runtimeUnderTest)) {
 type plugin struct {
 	*testutils.DriverHarness
 	runtimeUnderTest
-	stateDir string
+	settings map[string]any
+	tasks    []string // to be destroyed in the end
 }
 
 func newPlugin(t *testing.T, r runtimeUnderTest, config map[string]any) *plugin {
 	t.Helper()
-	stateDir, err := os.MkdirTemp("", "buntime-state-")
+	stateDir, err := os.MkdirTemp("", "state-")
 	must.NoError(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(stateDir) })
-	return startPlugin(t, r, stateDir, config)
+	t.Cleanup(func() {
+		if err := os.RemoveAll(stateDir); err != nil {
+			t.Error(err)
+		}
+	})
+	settings := r.config(t)
+	settings["state_dir"] = stateDir
+	maps.Copy(settings, config)
+	return startPlugin(t, r, settings)
 }
 
 // startPlugin is newPlugin over the state of an earlier one.
-func startPlugin(t *testing.T, r runtimeUnderTest, stateDir string, config map[string]any) *plugin {
+func startPlugin(t *testing.T, r runtimeUnderTest, settings map[string]any) *plugin {
 	t.Helper()
-	d := driver.New(t.Context(), hclog.NewNullLogger(), r.open)
-	h := testutils.NewDriverHarness(t, d)
-	t.Cleanup(func() {
-		disconnect(h)
-		must.NoError(t, d.Close())
-	})
-	p := &plugin{DriverHarness: h, runtimeUnderTest: r, stateDir: stateDir}
-	must.NoError(t, h.SetConfig(&base.Config{PluginConfig: p.encodeConfig(t, config)}))
+	// Not the test's context: that ends before its clean-up.
+	d := driver.New(context.Background(), hclog.NewNullLogger(), r.open)
+	p := &plugin{DriverHarness: testutils.NewDriverHarness(t, d), runtimeUnderTest: r, settings: settings}
+	t.Cleanup(func() { p.end(t) })
+	must.NoError(t, p.SetConfig(&base.Config{PluginConfig: p.encodedConfig(t)}))
 	return p
 }
 
-// encodeConfig is the plugin's configuration as Nomad sends it.
-func (p *plugin) encodeConfig(t *testing.T, config map[string]any) []byte {
+// end destroys the plugin's tasks and ends it.
+func (p *plugin) end(t *testing.T) {
 	t.Helper()
-	all := map[string]any{"state_dir": p.stateDir}
-	maps.Copy(all, p.config)
-	maps.Copy(all, config)
+	p.destroyAll(t)
+	disconnect(p.DriverHarness)
+	must.NoError(t, p.Impl().(*driver.Driver).Close())
+}
+
+func (p *plugin) destroyAll(t *testing.T) {
+	t.Helper()
+	for _, id := range p.tasks {
+		if err := p.Impl().DestroyTask(id, true); err != nil {
+			t.Error(err)
+		}
+	}
+	p.tasks = nil
+}
+
+// encodedConfig is the plugin's configuration as Nomad sends it.
+func (p *plugin) encodedConfig(t *testing.T) []byte {
+	t.Helper()
 	var data []byte
-	must.NoError(t, base.MsgPackEncode(&data, all))
+	must.NoError(t, base.MsgPackEncode(&data, p.settings))
 	return data
 }
 
@@ -145,11 +206,15 @@ func disconnect(h *testutils.DriverHarness) {
 	_ = client.Close()
 }
 
-// restart is the plugin after its process was killed and started again.
+// restart is the plugin after its process ended and was started again.
 func (p *plugin) restart(t *testing.T) *plugin {
 	t.Helper()
-	disconnect(p.DriverHarness)
-	return startPlugin(t, p.runtimeUnderTest, p.stateDir, nil)
+	tasks := p.tasks
+	p.tasks = nil
+	p.end(t)
+	p = startPlugin(t, p.runtimeUnderTest, p.settings)
+	p.tasks = tasks
+	return p
 }
 
 // kept is a handle as an agent has it again after a restart, without the
@@ -213,7 +278,8 @@ func (p *plugin) start(t *testing.T, cfg *drivers.TaskConfig) *drivers.TaskHandl
 	handle, network, err := p.StartTask(cfg)
 	must.NoError(t, err)
 	must.Nil(t, network)
-	t.Cleanup(func() { _ = p.Impl().DestroyTask(cfg.ID, true) })
+	p.tasks = append(p.tasks, cfg.ID)
+	t.Cleanup(func() { p.destroyAll(t) }) // before the task's directory goes
 	return handle
 }
 

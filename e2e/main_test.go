@@ -98,7 +98,7 @@ func keySettings() []M {
 // tearDown wants nothing on the machine of all the sessions that the tests
 // made and deleted, with the system still running.
 func tearDown(s *stack.Stack) error {
-	const patience = time.Minute
+	const patience = 90 * time.Second // a minute for what a crash left, and a look at it
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	for {

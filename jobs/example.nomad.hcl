@@ -34,19 +34,20 @@ job "hello" {
       driver = "bun"
 
       config {
-        # Longer programs come as a file: `script = "local/app.ts"`, put there
-        # by an artifact or template block.
+        # What stands in ${} here is Nomad's, twice over: in the job file and on
+        # the client. Programs with template literals are better off in a file,
+        # `script = "local/app.ts"`, put there by an artifact or template block.
         code = <<-EOF
           const greeting: string = process.env.GREETING ?? "Hello";
-          const name = process.argv[2];
+          const text = greeting + ", " + process.argv[2] + "! This is Bun " + Bun.version + ".\n";
           const server = Bun.serve({
             port: 3000,
             fetch(request) {
               console.log(request.method, new URL(request.url).pathname);
-              return new Response(`$${greeting}, $${name}! This is Bun $${Bun.version}.\n`);
+              return new Response(text);
             },
           });
-          console.log(`listening on $${server.url}`);
+          console.log("listening on", server.url.href);
         EOF
         args = ["Nomad"]
       }

@@ -32,6 +32,7 @@ type fixture struct {
 	agent    driver.Runtime
 	instance driver.Instance
 	task     *driver.Task
+	config   *driver.Config
 	client   http.Client
 }
 
@@ -88,7 +89,7 @@ func newFixture(t testing.TB) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fixture{agent: a, task: &driver.Task{
+	f := &fixture{agent: a, config: config, task: &driver.Task{
 		ID: "alloc/session/1", AllocID: fmt.Sprintf("test-%d", time.Now().UnixNano()), Name: "session",
 		Limits:  driver.Limits{Memory: 512 << 20, CPUCores: 1, Pids: 512, Files: 4096, Disk: 256 << 20},
 		Session: &driver.Session{ID: "ses_test", Epoch: 1, ExpiresAt: time.Now().Add(time.Hour)},
@@ -178,5 +179,41 @@ func TestExecute(t *testing.T) {
 		begin := time.Now()
 		r = f.run(t, map[string]any{"code": "console.log(1)"})
 		t.Log(time.Since(begin), r.ExecutionTime, r.MemoryUsed, r.CPUTime)
+	}
+}
+
+// TestRestart lets another node agent take over, as after a restart of the
+// plugin, while a server and an execution run.
+func TestRestart(t *testing.T) {
+	f := newFixture(t)
+	server := f.run(t, map[string]any{"code": "Bun.serve({port: 8080, fetch: () => new Response(String(process.pid))})"})
+	if !server.Background {
+		t.Fatalf("server is not in the background: %+v", server)
+	}
+	state := f.instance.State()
+	if err := f.agent.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if f.agent, err = Open(context.Background(), f.config, hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: testWriter{t}})); err != nil {
+		t.Fatal(err)
+	}
+	if f.instance, err = f.agent.Recover(t.Context(), f.task, state); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if r := f.run(t, map[string]any{"code": "console.log('again')"}); r.Stdout != "again\n" {
+			t.Errorf("%+v", r)
+		}
+	}
+	var list struct{ Processes []Process }
+	f.call(t, "GET", "/v1/processes", nil, &list)
+	if len(list.Processes) != 1 || list.Processes[0].Pid != server.Pid {
+		t.Errorf("processes %+v, want only %d", list.Processes, server.Pid)
+	}
+	var found Result
+	f.call(t, "GET", "/v1/executions/"+server.ExecutionID, nil, &found)
+	if found.State != stateBackground {
+		t.Errorf("server is %q", found.State)
 	}
 }

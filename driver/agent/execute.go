@@ -306,7 +306,7 @@ func (s *Session) answer(ctx context.Context, e *execution) (Result, error) {
 	case <-s.ctx.Done():
 		return Result{}, unavailable("%v", context.Cause(s.ctx))
 	}
-	r := e.lookup()
+	r := e.snapshot()
 	if r.Reason == reasonOOM {
 		return r, s.outOfMemory(r)
 	}

@@ -20,7 +20,8 @@ func (s *Session) recover(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list what runs in the session: %w", err)
 	}
-	known := make(map[string]bool)
+	found := make(map[string]*execution)
+	listed := make(map[string]wire.Execution)
 	for _, x := range list.Executions {
 		var l label
 		if x.State == "prepared" || json.Unmarshal([]byte(x.Label), &l) != nil || l.ExecutionID == "" {
@@ -30,32 +31,35 @@ func (s *Session) recover(ctx context.Context) error {
 		if err != nil {
 			continue // its processes are gone
 		}
-		known[x.ID] = true
-		if err := s.adopt(ctx, x, l, newRecovered(l, x, g, s.limit)); err != nil {
-			s.log.Warn("could not follow an execution again", "execution", l.ExecutionID, "error", err)
-		}
+		listed[x.ID], found[x.ID] = x, newRecovered(l, x, g, s.limit)
 	}
 	// Runners are cheaper to replace than to know again: who waited has read
-	// its working directory at a time that nobody remembers.
+	// its working directory at a time that nobody remembers. All that before any
+	// execution is followed, which starts new ones.
 	units, err := s.box.Group().Executions()
 	if err != nil {
 		return fmt.Errorf("list the session's cgroups: %w", err)
 	}
 	for _, unit := range units {
-		if known[unit] {
+		if found[unit] != nil {
 			continue
 		}
 		if g, err := s.box.Group().OpenExecution(unit); err == nil {
 			s.remove(g)
 		}
 	}
+	for unit, e := range found {
+		if err := s.adopt(ctx, listed[unit], e); err != nil {
+			s.log.Warn("could not follow an execution again", "execution", e.ExecutionID, "error", err)
+		}
+	}
 	return nil
 }
 
 // adopt follows an execution from where its journal ends.
-func (s *Session) adopt(ctx context.Context, x wire.Execution, l label, e *execution) error {
+func (s *Session) adopt(ctx context.Context, x wire.Execution, e *execution) error {
 	s.add(e)
-	e.journal = s.journal.of(l, "")
+	e.journal = s.journal.of(e.label, "")
 	e.journal.given = true
 	e.begun(x.Pid)
 	c, err := s.guest.request(ctx, wire.Request{Op: wire.OpAttach, ID: x.ID}, nil)
@@ -76,7 +80,7 @@ func (s *Session) adopt(ctx context.Context, x wire.Execution, l label, e *execu
 		return nil
 	})
 	e.output.skipTo(ev.Offset)
-	e.timer = time.AfterFunc(time.Until(l.Deadline), func() { s.timeOut(e) })
+	e.timer = time.AfterFunc(time.Until(e.Deadline), func() { s.timeOut(e) })
 	if x.Evaluated {
 		if _, listens := s.listening(s.pids(e)); listens {
 			e.background()

@@ -74,9 +74,10 @@ func TestExecTerminal(t *testing.T) {
 	if r.code != 7 || r.stderr != "" || !strings.HasSuffix(r.stdout, "eof\r\n") {
 		t.Errorf("result: %+v", r)
 	}
-	c = b.execute("echo ready; sleep 60; echo never", true, true)
-	c.awaitStdout("ready")
-	c.input("\x03") // Ctrl-C reaches the foreground group
+	c = b.execute("exec cat", true, true)
+	c.input("ready\n")
+	c.awaitStdout("ready\r\nready\r\n") // the terminal's echo, and cat's
+	c.input("\x03")
 	if r := c.finish(); r.code != 130 {
 		t.Errorf("after Ctrl-C: %+v", r)
 	}
@@ -88,13 +89,13 @@ func TestExecTerminal(t *testing.T) {
 
 func TestExecDiesWithItsConnection(t *testing.T) {
 	b := newBox(t)
-	c := b.execute(`echo $$; trap 'echo hup > hup; exit' HUP; while :; do sleep 0.01; done`, false, false)
+	c := b.execute(`trap 'echo hup > hup; exit' HUP; echo; while :; do sleep 0.01; done`, false, false)
 	c.awaitStdout("\n")
 	c.Close()
 	b.eventually("SIGHUP", func() bool { _, err := os.Stat(b.workspace + "/hup"); return err == nil })
 
 	var pid int
-	c = b.execute(`echo $$; trap '' HUP; while :; do sleep 0.01; done`, false, true)
+	c = b.execute(`trap '' HUP; echo $$; while :; do sleep 0.01; done`, false, true)
 	c.awaitStdout("\n")
 	if _, err := fmt.Sscan(c.stdout.String(), &pid); err != nil {
 		t.Fatal(err)

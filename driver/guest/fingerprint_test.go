@@ -52,7 +52,7 @@ func TestFingerprint(t *testing.T) {
 		holds  bool
 	}{
 		"nothing":              {func(string) error { return nil }, true},
-		"data":                 {write("app/data.txt", "x"), true},
+		"data":                 {write("app/more.txt", "x"), true},
 		"deep file":            {write("app/src/new.ts", "x"), true},
 		"file in node_modules": {write("app/node_modules/pkg/new.js", "x"), true},
 		"our own":              {write("app/.buntime-2.ts", "x"), true},

@@ -161,7 +161,9 @@ func (b *box) start() {
 		b.tb.Fatal(err)
 	}
 	b.cmd = &exec.Cmd{
-		Path: "/proc/self/exe", Args: []string{initName}, Env: []string{"CONFIG=" + string(cfg), "GOMAXPROCS=2", "GOGC=40"},
+		Path: "/proc/self/exe", Args: []string{initName},
+		// As the plugin has it; the race detector waits a second at exit otherwise.
+		Env:        []string{"CONFIG=" + string(cfg), "GOMAXPROCS=2", "GOGC=40", "GORACE=atexit_sleep_ms=0"},
 		ExtraFiles: []*os.File{lf, exit}, Stderr: os.Stderr,
 	}
 	stdin, err := b.cmd.StdinPipe()

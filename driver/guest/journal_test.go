@@ -44,12 +44,12 @@ func (b *box) journal(c *client, id string) testJournal {
 func (j testJournal) read() (stdout, stderr string) {
 	j.b.tb.Helper()
 	var text [3]string
-	for i, name := range []string{"stdout", "stderr", "order"} {
+	for i, name := range []string{"order", "stdout", "stderr"} { // the order is written last
 		b, err := os.ReadFile(filepath.Join(j.dir, name))
 		if err != nil {
 			j.b.tb.Fatal(err)
 		}
-		text[i] = string(b)
+		text[(i+2)%3] = string(b)
 	}
 	var out [2]strings.Builder
 	var at [2]int

@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -103,6 +105,7 @@ func readExit(name string) wire.Exit {
 	killed := wire.Exit{Code: 128 + int(unix.SIGKILL), Signal: int(unix.SIGKILL)}
 	b, err := os.ReadFile(name)
 	if err != nil || len(b) == 0 {
+		killed.Error = lastWords(filepath.Join(filepath.Dir(name), stderrFile))
 		return killed
 	}
 	var e wire.Exit
@@ -111,6 +114,24 @@ func readExit(name string) wire.Exit {
 		return killed
 	}
 	return e
+}
+
+// stderrFile, in a slot's directory, is where init writes why it gave up.
+const stderrFile = "stderr"
+
+// lastWords returns the begin of what init wrote there: a panic names its cause
+// first. Mostly nothing: it was killed.
+func lastWords(name string) string {
+	f, err := os.Open(name)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 2048))
+	if err != nil || len(b) == 0 {
+		return ""
+	}
+	return "init: " + strings.TrimSpace(string(b))
 }
 
 // startTime is when a process started, in clock ticks since boot: with the pid

@@ -156,8 +156,13 @@ func (s *Sandbox) boot(spec Spec) error {
 		return fmt.Errorf("create exit file: %w", err)
 	}
 	defer exit.Close()
+	stderr, err := os.OpenFile(filepath.Join(s.dir, stderrFile), os.O_CREATE|os.O_WRONLY|os.O_TRUNC|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("create file for init's errors: %w", err)
+	}
+	defer stderr.Close()
 
-	p, err := spawn(s.node.init, s.network.NS(), listener, exit, s.group, s.Owner())
+	p, err := spawn(s.node.init, s.network.NS(), listener, exit, stderr, s.group, s.Owner())
 	if err != nil {
 		return err
 	}

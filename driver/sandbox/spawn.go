@@ -60,8 +60,8 @@ type process struct {
 
 // spawn clones init into namespaces of its own, into netns and into group.
 // uidBase is the first of the 65,536 host ids that the sandbox's ids are mapped
-// to.
-func spawn(init, netns, listener, exit *os.File, group *cgroup.Group, uidBase int) (*process, error) {
+// to. What init has to say when it comes to a bad end goes to stderr.
+func spawn(init, netns, listener, exit, stderr *os.File, group *cgroup.Group, uidBase int) (*process, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("create boot socket: %w", err)
@@ -87,7 +87,7 @@ func spawn(init, netns, listener, exit *os.File, group *cgroup.Group, uidBase in
 		Dir: "/",
 		Env: []string{"GOMAXPROCS=2", "GOGC=40"},
 		Files: []uintptr{
-			null.Fd(), null.Fd(), null.Fd(),
+			null.Fd(), null.Fd(), stderr.Fd(),
 			theirs.Fd(), listener.Fd(), exit.Fd(), statusW.Fd(),
 		},
 		Sys: &syscall.SysProcAttr{

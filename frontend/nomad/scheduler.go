@@ -83,7 +83,7 @@ func (s *Scheduler) Close() { s.transport.CloseIdleConnections() }
 
 // Start implements frontend.Scheduler.
 func (s *Scheduler) Start(ctx context.Context, sess *frontend.Session) error {
-	t, err := s.parsed()
+	t, err := s.parsed(ctx)
 	if err != nil {
 		return err
 	}
@@ -107,12 +107,14 @@ func (s *Scheduler) Start(ctx context.Context, sess *frontend.Session) error {
 }
 
 // parsed is the job's template. Two that parse at the same time do no harm.
-func (s *Scheduler) parsed() (*template, error) {
+func (s *Scheduler) parsed(ctx context.Context) (*template, error) {
 	if t := s.template.Load(); t != nil {
 		return t, nil
 	}
-	job, err := s.client.Jobs().ParseHCL(s.hcl, true)
-	if err != nil {
+	job := new(api.Job)
+	// What Jobs().ParseHCL does, which takes no context.
+	request := &api.JobsParseRequest{JobHCL: s.hcl, Canonicalize: true}
+	if _, err := s.client.Raw().Write("/v1/jobs/parse", request, job, new(api.WriteOptions).WithContext(ctx)); err != nil {
 		return nil, unavailable(err, "parse session job")
 	}
 	t, err := newTemplate(job, s.domain)

@@ -180,7 +180,8 @@ func TestExample(t *testing.T) {
 	if err != nil || answer.Error != "" || answer.Warnings != "" {
 		t.Errorf("validate: %+v, %v", answer, err)
 	}
-	if code := fmt.Sprint(job.TaskGroups[0].Tasks[0].Config["code"]); !strings.Contains(code, "`${greeting}, ${name}! This is Bun ${Bun.version}.\\n`") {
+	// Nomad's client would take it for a variable of its own.
+	if code := fmt.Sprint(job.TaskGroups[0].Tasks[0].Config["code"]); !strings.Contains(code, "Bun.serve") || strings.Contains(code, "${") {
 		t.Errorf("code: %s", code)
 	}
 }

@@ -25,7 +25,8 @@ import (
 type Config struct {
 	// Listen is host:port for the API and the previews. Default ":8080".
 	Listen string `json:"listen"`
-	// BaseURL is where clients find the API. Default http:// and Listen.
+	// BaseURL is where clients find the API. Default http://localhost with the
+	// port of Listen.
 	BaseURL string `json:"base_url"`
 	// PreviewDomain is host[:port] as it stands in preview URLs. Default
 	// localhost with the port of Listen.
