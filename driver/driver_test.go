@@ -290,7 +290,7 @@ func TestNoSecretsInTask(t *testing.T) {
 }
 
 // TestConformance is Nomad's own: output, input, exit codes and terminals of
-// `nomad alloc exec`, isolation of files, and the cgroup.
+// `nomad alloc exec`, and isolation of files.
 func TestConformance(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, r runtimeUnderTest) {
 		p := newPlugin(t, r, nil)
@@ -299,6 +299,19 @@ func TestConformance(t *testing.T) {
 		// The suite calls the driver itself, so give it one behind gRPC.
 		outer := testutils.NewDriverHarness(t, p.DriverPlugin)
 		defer disconnect(outer)
-		testutils.ExecTaskStreamingConformanceTests(t, outer, cfg.ID)
+		if !r.cgroupNamespace {
+			testutils.ExecTaskStreamingConformanceTests(t, outer, cfg.ID)
+			return
+		}
+		// TestExecFSIsolation wants to see the cgroup's path on the host, which
+		// a sandbox must not.
+		testutils.TestExecTaskStreamingBasicResponses(t, outer, cfg.ID)
+		code, stdout, _ := testutils.ExecTask(t, outer, cfg.ID, "mktemp; cat /proc/self/cgroup", false, "")
+		must.Zero(t, code)
+		file, cgroups, _ := strings.Cut(stdout, "\n")
+		must.FileNotExists(t, file)
+		must.StrNotContains(t, cgroups, cfg.AllocID)
+		code, _, _ = testutils.ExecTask(t, outer, cfg.ID, "cat "+file, false, "")
+		must.Zero(t, code)
 	})
 }

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/creack/pty"
 	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/nomad/plugins"
 	"golang.org/x/sys/unix"
 
 	"github.com/buntime/buntime/driver"
@@ -311,14 +313,17 @@ func exitCode(state *os.ProcessState) int {
 	return status.ExitStatus()
 }
 
-func init() {
-	if os.Getenv(wardenEnv) != "" {
-		runtime.LockOSThread() // the mount namespace is the thread's
-	}
-}
+// init keeps the first thread for main: a warden's mount namespace is that
+// thread's, and a plugin needs it as its own main says.
+func init() { runtime.LockOSThread() }
 
+// TestMain runs the tests, or is a process that one of them started.
 func TestMain(m *testing.M) {
 	text := os.Getenv(wardenEnv)
+	if name := os.Getenv(runtimeEnv); name != "" {
+		servePlugin(name)
+		os.Exit(0)
+	}
 	if text == "" {
 		os.Exit(runTests(m))
 	}
@@ -329,6 +334,14 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	os.Exit(0)
+}
+
+// servePlugin is the plugin's main with the Runtime of that name.
+func servePlugin(name string) {
+	i := slices.IndexFunc(runtimes, func(r runtimeUnderTest) bool { return r.name == name })
+	plugins.ServeCtx(func(ctx context.Context, logger hclog.Logger) any {
+		return driver.New(ctx, logger, runtimes[i].open)
+	})
 }
 
 // runTests runs the tests with a directory of their own for temporary files:

@@ -9,11 +9,13 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -48,6 +50,8 @@ var runtimes = []runtimeUnderTest{
 		open:   agent.Open,
 		config: sandboxConfig,
 		source: func(p program) (string, string) { return "main.ts", p.ts },
+
+		cgroupNamespace: true,
 	},
 }
 
@@ -57,6 +61,8 @@ type runtimeUnderTest struct {
 	open   driver.OpenRuntime
 	config func(*testing.T) map[string]any // of the plugin, state_dir aside
 	source func(program) (file, text string)
+
+	cgroupNamespace bool
 }
 
 // program is one program in two languages.
@@ -77,6 +83,14 @@ var (
 		ts: `process.on("SIGINT", () => {}); process.on("SIGUSR1", () => process.exit(7));
 			await Bun.write(import.meta.dir + "/ready", ""); setInterval(() => {}, 1000)`,
 	}
+	// heir exits with 6 when it finds a file, and leaves another one.
+	heir = program{
+		sh: "cd $(dirname $0)\ntouch ready\nuntil [ -e end ]; do sleep 0.02; done\ntouch ended\nexit 6",
+		ts: `const at = (name: string) => import.meta.dir + "/" + name;
+			await Bun.write(at("ready"), "");
+			while (!(await Bun.file(at("end")).exists())) await Bun.sleep(20);
+			await Bun.write(at("ended"), ""); process.exit(6)`,
+	}
 )
 
 // sandboxConfig is for sandboxes from the tool cache's newest rootfs and an
@@ -90,10 +104,12 @@ func sandboxConfig(t *testing.T) map[string]any {
 	slices.SortFunc(roots, func(a, b string) int { return modified(t, a).Compare(modified(t, b)) })
 	init, err := buildInit()
 	must.NoError(t, err)
+	n := pools.Add(1)
+	pool := netip.AddrFrom4([4]byte{198, 19, byte(128 + n/32), byte(n % 32 * 8)})
 	return map[string]any{
 		"rootfs":  roots[len(roots)-1],
 		"init":    init,
-		"network": map[string]any{"pool": fmt.Sprintf("198.19.255.%d/29", pools.Add(8)-8)},
+		"network": map[string]any{"pool": fmt.Sprintf("%s/29", pool)},
 	}
 }
 
@@ -142,10 +158,29 @@ type plugin struct {
 	*testutils.DriverHarness
 	runtimeUnderTest
 	settings map[string]any
-	tasks    []string // to be destroyed in the end
+	tasks    []string         // to be destroyed in the end
+	process  *goplugin.Client // nil for a driver in the test's process
+	driver   *driver.Driver   // the driver in the test's process
 }
 
 func newPlugin(t *testing.T, r runtimeUnderTest, config map[string]any) *plugin {
+	t.Helper()
+	p := &plugin{runtimeUnderTest: r, settings: newSettings(t, r, config)}
+	// Not the test's context: that ends before its clean-up.
+	p.driver = driver.New(context.Background(), hclog.NewNullLogger(), r.open)
+	p.serve(t, p.driver)
+	return p
+}
+
+// newProcess is a plugin in a process of its own.
+func newProcess(t *testing.T, r runtimeUnderTest) *plugin {
+	t.Helper()
+	p := &plugin{runtimeUnderTest: r, settings: newSettings(t, r, nil)}
+	p.startProcess(t)
+	return p
+}
+
+func newSettings(t *testing.T, r runtimeUnderTest, config map[string]any) map[string]any {
 	t.Helper()
 	stateDir, err := os.MkdirTemp("", "state-")
 	must.NoError(t, err)
@@ -157,26 +192,71 @@ func newPlugin(t *testing.T, r runtimeUnderTest, config map[string]any) *plugin 
 	settings := r.config(t)
 	settings["state_dir"] = stateDir
 	maps.Copy(settings, config)
-	return startPlugin(t, r, settings)
+	return settings
 }
 
-// startPlugin is newPlugin over the state of an earlier one.
-func startPlugin(t *testing.T, r runtimeUnderTest, settings map[string]any) *plugin {
+// serve puts a driver behind gRPC and configures it.
+func (p *plugin) serve(t *testing.T, d drivers.DriverPlugin) {
 	t.Helper()
-	// Not the test's context: that ends before its clean-up.
-	d := driver.New(context.Background(), hclog.NewNullLogger(), r.open)
-	p := &plugin{DriverHarness: testutils.NewDriverHarness(t, d), runtimeUnderTest: r, settings: settings}
+	p.DriverHarness = testutils.NewDriverHarness(t, d)
 	t.Cleanup(func() { p.end(t) })
 	must.NoError(t, p.SetConfig(&base.Config{PluginConfig: p.encodedConfig(t)}))
-	return p
 }
 
-// end destroys the plugin's tasks and ends it.
+// anew is a second driver over the state of p, which the fake Runtime does not
+// mind.
+func (p *plugin) anew(t *testing.T) *plugin {
+	t.Helper()
+	again := &plugin{runtimeUnderTest: p.runtimeUnderTest, settings: p.settings}
+	again.driver = driver.New(context.Background(), hclog.NewNullLogger(), p.open)
+	again.serve(t, again.driver)
+	return again
+}
+
+// runtimeEnv tells a plugin's process which Runtime to serve (see TestMain).
+const runtimeEnv = "BUNTIME_TEST_RUNTIME"
+
+func (p *plugin) startProcess(t *testing.T) {
+	t.Helper()
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), runtimeEnv+"="+p.name)
+	p.process = goplugin.NewClient(&goplugin.ClientConfig{
+		HandshakeConfig:  base.Handshake,
+		Plugins:          goplugin.PluginSet{base.PluginTypeDriver: drivers.NewDriverPlugin(nil, hclog.NewNullLogger())},
+		Cmd:              cmd,
+		AllowedProtocols: []goplugin.Protocol{goplugin.ProtocolGRPC},
+		Logger:           hclog.NewNullLogger(),
+	})
+	t.Cleanup(p.process.Kill)
+	conn, err := p.process.Client()
+	must.NoError(t, err)
+	d, err := conn.Dispense(base.PluginTypeDriver)
+	must.NoError(t, err)
+	p.serve(t, d.(drivers.DriverPlugin))
+}
+
+// restart kills a plugin's process and starts another one over its state. It
+// returns when the tasks are to be recovered.
+func (p *plugin) restart(t *testing.T) {
+	t.Helper()
+	pid, err := strconv.Atoi(p.process.ID())
+	must.NoError(t, err)
+	must.NoError(t, unix.Kill(pid, unix.SIGKILL))
+	eventually(t, "plugin is dead", p.process.Exited)
+	disconnect(p.DriverHarness)
+	p.startProcess(t)
+}
+
+// end destroys the plugin's tasks and ends it. It may be called again.
 func (p *plugin) end(t *testing.T) {
 	t.Helper()
 	p.destroyAll(t)
 	disconnect(p.DriverHarness)
-	must.NoError(t, p.Impl().(*driver.Driver).Close())
+	if p.process != nil {
+		p.process.Kill()
+	} else {
+		must.NoError(t, p.driver.Close())
+	}
 }
 
 func (p *plugin) destroyAll(t *testing.T) {
@@ -204,17 +284,6 @@ func disconnect(h *testutils.DriverHarness) {
 	field := reflect.ValueOf(h).Elem().FieldByName("client")
 	client := *(**goplugin.GRPCClient)(field.Addr().UnsafePointer())
 	_ = client.Close()
-}
-
-// restart is the plugin after its process ended and was started again.
-func (p *plugin) restart(t *testing.T) *plugin {
-	t.Helper()
-	tasks := p.tasks
-	p.tasks = nil
-	p.end(t)
-	p = startPlugin(t, p.runtimeUnderTest, p.settings)
-	p.tasks = tasks
-	return p
 }
 
 // kept is a handle as an agent has it again after a restart, without the
@@ -309,15 +378,18 @@ func taskCgroup(t *testing.T, cfg *drivers.TaskConfig) string {
 		}
 		return dir
 	}
+	// A Runtime may make it for the other controllers.
+	controllers, err := os.ReadDir(root)
+	must.NoError(t, err)
+	for _, controller := range controllers {
+		t.Cleanup(func() { removeCgroup(t, filepath.Join(root, controller.Name(), parent)) })
+	}
 	for _, controller := range []string{"freezer", "cpu", "memory"} {
-		top := filepath.Join(root, controller, parent)
-		must.NoError(t, os.MkdirAll(filepath.Join(top, scope), 0o755))
-		t.Cleanup(func() { removeCgroup(t, top) })
+		must.NoError(t, os.MkdirAll(filepath.Join(root, controller, parent, scope), 0o755))
 	}
 	top := filepath.Join(root, "cpuset", parent)
 	share := filepath.Join(top, "share")
 	must.NoError(t, os.MkdirAll(share, 0o755))
-	t.Cleanup(func() { removeCgroup(t, top) })
 	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
 		all, err := os.ReadFile(filepath.Join(root, "cpuset", file))
 		must.NoError(t, err)

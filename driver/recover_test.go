@@ -18,24 +18,24 @@ import (
 
 func TestRecoverLive(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, r runtimeUnderTest) {
-		p := newPlugin(t, r, nil)
+		p := newProcess(t, r)
 		cfg := p.task(t, sleeper, nil)
-		handle := p.start(t, cfg)
-		before, err := p.ExecTask(cfg.ID, []string{"/bin/sh", "-c", "ls -i /tmp"}, 5*time.Second)
+		handle := kept(t, p.start(t, cfg))
+		_, err := p.ExecTask(cfg.ID, []string{"/bin/sh", "-c", "echo here > /tmp/mark"}, 5*time.Second)
 		must.NoError(t, err)
 		started, err := p.InspectTask(cfg.ID)
 		must.NoError(t, err)
 
-		p = p.restart(t)
-		must.NoError(t, p.RecoverTask(kept(t, handle)))
-		must.NoError(t, p.RecoverTask(kept(t, handle))) // an agent restart without the plugin's
+		p.restart(t)
+		must.NoError(t, p.RecoverTask(handle))
+		must.NoError(t, p.RecoverTask(handle)) // an agent restart without the plugin's
 		status, err := p.InspectTask(cfg.ID)
 		must.NoError(t, err)
 		must.Eq(t, drivers.TaskStateRunning, status.State)
 		must.Eq(t, started.StartedAt, status.StartedAt)
-		after, err := p.ExecTask(cfg.ID, []string{"/bin/sh", "-c", "ls -i /tmp"}, 5*time.Second)
+		result, err := p.ExecTask(cfg.ID, []string{"/bin/cat", "/tmp/mark"}, 5*time.Second)
 		must.NoError(t, err)
-		must.Eq(t, string(before.Stdout), string(after.Stdout)) // the same sandbox
+		must.Eq(t, "here\n", string(result.Stdout)) // the same sandbox
 
 		must.NoError(t, p.StopTask(cfg.ID, 10*time.Second, "SIGTERM"))
 		must.Eq(t, 15, p.result(t, cfg.ID).Signal)
@@ -45,15 +45,34 @@ func TestRecoverLive(t *testing.T) {
 
 func TestRecoverDead(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, r runtimeUnderTest) {
-		p := newPlugin(t, r, nil)
+		p := newProcess(t, r)
 		cfg := p.task(t, exiter, nil)
-		handle := p.start(t, cfg)
+		handle := kept(t, p.start(t, cfg))
 		must.Eq(t, 3, p.result(t, cfg.ID).ExitCode)
 
-		p = p.restart(t)
-		must.NoError(t, p.RecoverTask(kept(t, handle)))
+		p.restart(t)
+		must.NoError(t, p.RecoverTask(handle))
 		must.Eq(t, &drivers.ExitResult{ExitCode: 3}, p.result(t, cfg.ID))
 		must.NoError(t, p.StopTask(cfg.ID, time.Second, ""))
+		must.NoError(t, p.DestroyTask(cfg.ID, false))
+	})
+}
+
+// TestRecoverDiedMeanwhile has the task end while there is no plugin.
+func TestRecoverDiedMeanwhile(t *testing.T) {
+	eachRuntime(t, func(t *testing.T, r runtimeUnderTest) {
+		p := newProcess(t, r)
+		cfg := p.task(t, heir, nil)
+		handle := kept(t, p.start(t, cfg))
+		ready(t, cfg)
+		p.restart(t)
+		must.NoError(t, os.WriteFile(filepath.Join(cfg.TaskDir().LocalDir, "end"), nil, 0o644))
+		eventually(t, "program has ended", func() bool {
+			_, err := os.Stat(filepath.Join(cfg.TaskDir().LocalDir, "ended"))
+			return err == nil
+		})
+		must.NoError(t, p.RecoverTask(handle))
+		must.Eq(t, 6, p.result(t, cfg.ID).ExitCode)
 		must.NoError(t, p.DestroyTask(cfg.ID, false))
 	})
 }
@@ -78,14 +97,13 @@ func TestRecoverSameTask(t *testing.T) {
 				must.NoError(t, os.WriteFile(filepath.Join(cfg.TaskDir().LocalDir, "main.sh"), []byte(sleeper.sh), 0o644))
 			}
 			handle := kept(t, p.start(t, cfg))
-			p = p.restart(t)
-			must.NoError(t, p.RecoverTask(handle))
+			again := p.anew(t)
+			must.NoError(t, again.RecoverTask(handle))
 			must.Len(t, 2, seen.tasks)
 			must.Eq(t, seen.tasks[0], seen.tasks[1])
-			status, err := p.Impl().InspectTask(cfg.ID)
+			status, err := again.Impl().InspectTask(cfg.ID)
 			must.NoError(t, err)
 			must.Eq(t, name == "session", status.DriverAttributes["session"] == testSession)
-			must.NoError(t, p.DestroyTask(cfg.ID, true))
 		})
 	}
 }
@@ -101,10 +119,9 @@ func TestRecoverKilledWithItsWarden(t *testing.T) {
 	must.NoError(t, unix.Kill(fake.Warden, unix.SIGKILL))
 	must.ErrorContains(t, p.result(t, cfg.ID).Err, "without a word")
 
-	p = p.restart(t)
-	must.NoError(t, p.RecoverTask(kept(t, handle)))
-	must.ErrorContains(t, p.result(t, cfg.ID).Err, "without a word")
-	must.NoError(t, p.DestroyTask(cfg.ID, false))
+	again := p.anew(t)
+	must.NoError(t, again.RecoverTask(kept(t, handle)))
+	must.ErrorContains(t, again.result(t, cfg.ID).Err, "without a word")
 }
 
 // TestRecoverLost has no case in which RecoverTask fails: Nomad would start

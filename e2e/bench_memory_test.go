@@ -50,13 +50,13 @@ func (m *bench) memory() {
 }
 
 func (m *bench) insideTable(one, all map[string]held, many int) {
-	t := newTable("Memory of a session, waiting", "processes", "PSS", "private", fmt.Sprintf("PSS of %d", many), "private")
+	t := newTable("Memory of a session, waiting", "processes", "PSS", "private", fmt.Sprintf("PSS, each of %d", many), "private")
 	sums := [2]held{}
+	n := float64(many)
 	row := func(name string, one, all held) {
-		n := float64(many)
-		t.row(name, strconv.Itoa(one.count), mb(one.pss), mb(one.private), mb(all.pss/n), mb(all.private/n))
+		t.row(name, strconv.Itoa(all.count/many), mb(one.pss), mb(one.private), mb(all.pss/n), mb(all.private/n))
 	}
-	for _, name := range []string{"init", "runner", "other"} {
+	for _, name := range []string{"init", "runners", "other"} {
 		if one[name].count+all[name].count == 0 {
 			continue
 		}
@@ -65,9 +65,9 @@ func (m *bench) insideTable(one, all map[string]held, many int) {
 		sums[1].add(all[name])
 	}
 	row("all", sums[0], sums[1])
-	t.print("MB; with 1 session on the node, and the average with "+strconv.Itoa(many),
+	t.print("MB, all processes of a kind together; of the only session, and on average of "+strconv.Itoa(many),
 		"without what the kernel holds for it: sockets, page tables, file system")
-	m.b.ReportMetric(sums[1].pss/float64(many)/1e6, "PSS-MB")
+	m.b.ReportMetric(sums[1].pss/n/1e6, "PSS-MB")
 }
 
 func (m *bench) serverTable(at map[int]map[string]held, states []int) {
@@ -130,7 +130,7 @@ func kindOf(dir string) string {
 	exe, _ := os.Readlink(filepath.Join(dir, "exe"))
 	switch {
 	case filepath.Base(exe) == "bun":
-		return "runner"
+		return "runners"
 	case strings.Contains(exe, "init"):
 		return "init"
 	}

@@ -11,6 +11,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -44,11 +47,13 @@ func (m *bench) preview() {
 	}
 	node, err := s.previewPort()
 	m.must(err)
+	bare := m.hostApp()
 	host := s.label() + "." + system.previewDomain
 	ways := []*way{
 		{name: "through the front-end", address: strings.TrimPrefix(system.base, "http://"), host: host},
 		{name: "at the node's preview port", address: node, host: host},
-		{name: "on the host, over loopback", address: m.hostApp(), host: "localhost"},
+		{name: "on the host, through a plain proxy", address: m.plainProxy(bare), host: bare},
+		{name: "on the host, over loopback", address: bare, host: bare},
 	}
 	for _, w := range ways {
 		w.took = map[int][]time.Duration{}
@@ -90,6 +95,15 @@ func (m *bench) hostApp() string {
 	port, err := bufio.NewReader(out).ReadString('\n')
 	m.must(err)
 	return net.JoinHostPort("127.0.0.1", strings.TrimSpace(port))
+}
+
+// plainProxy is what anyone has in front of an application, in Go.
+func (m *bench) plainProxy(address string) string {
+	proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: address})
+	proxy.Transport = &http.Transport{MaxIdleConnsPerHost: 64}
+	server := httptest.NewServer(proxy)
+	m.b.Cleanup(server.Close)
+	return strings.TrimPrefix(server.URL, "http://")
 }
 
 func (m *bench) loads(rounds int, turn time.Duration, counts []int, ways []*way) {

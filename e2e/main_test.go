@@ -7,7 +7,8 @@
 //
 // One system serves the whole package. With BUNTIME_E2E_URL in the environment
 // it is one that runs already (see fromEnvironment), else it is started for
-// the tests and has to leave nothing behind.
+// the tests and has to leave nothing behind; BUNTIME_E2E_LOG names a file for
+// the logs of its parts.
 package e2e
 
 import (
@@ -61,7 +62,10 @@ func run(m *testing.M) (int, error) {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), 5*time.Minute, errors.New("the system is not up after 5 minutes"))
 	defer cancel()
 	system.paid, system.free, system.enterprise = "btk_e2e-paid-0123456789", "btk_e2e-free-0123456789", "btk_e2e-enterprise-0123456789"
-	s, err := stack.Start(ctx, stack.Options{Frontend: M{"keys": keySettings()}})
+	s, err := stack.Start(ctx, stack.Options{Frontend: M{
+		"keys":             keySettings(),
+		"shutdown_timeout": "2s", // tests of a gentle end do not wait for long executions
+	}})
 	if err != nil {
 		return 1, err
 	}

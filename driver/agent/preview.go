@@ -35,6 +35,7 @@ func (s *Session) preview() http.Handler {
 			r.Out.URL.Scheme = "http"
 			r.Out.URL.Host = net.JoinHostPort("session", strconv.Itoa(portOf(r.In.Host)))
 			r.Out.Host = r.In.Host
+			r.Out.URL.RawQuery = r.In.URL.RawQuery // as it came, also what Go does not parse
 			for _, h := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
 				if v, ok := r.In.Header[h]; ok {
 					r.Out.Header[h] = v
