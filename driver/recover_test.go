@@ -72,7 +72,7 @@ func TestRecoverDiedMeanwhile(t *testing.T) {
 			return err == nil
 		})
 		must.NoError(t, p.RecoverTask(handle))
-		must.Eq(t, 6, p.result(t, cfg.ID).ExitCode)
+		must.Eq(t, &drivers.ExitResult{ExitCode: 6}, p.result(t, cfg.ID))
 		must.NoError(t, p.DestroyTask(cfg.ID, false))
 	})
 }

@@ -241,8 +241,7 @@ func (s *Session) follow(e *execution, c *guest) {
 // processes, memory.
 func (s *Session) settle(e *execution) {
 	r := e.lookup()
-	if r.Reason != reasonExit && r.Reason != reasonSignal {
-		// Timed out, out of memory or killed: nothing of its tree may stay.
+	if cutShort(r) {
 		s.kill(e)
 	}
 	s.record(e, r)
@@ -280,6 +279,16 @@ func (s *Session) awaitRecords(ctx context.Context) {
 	}
 }
 
+// cutShort tells of an execution of whose processes none may stay: it ran out of
+// time or memory, or was killed.
+func cutShort(r Result) bool {
+	switch r.Reason {
+	case reasonTimeout, reasonOOM, reasonKilled, reasonInterrupted:
+		return true
+	}
+	return false
+}
+
 // timeOut ends an execution that used up its time.
 func (s *Session) timeOut(e *execution) {
 	if e.endedBy(reasonTimeout) {
@@ -307,6 +316,9 @@ func (s *Session) answer(ctx context.Context, e *execution) (Result, error) {
 		return Result{}, unavailable("%v", context.Cause(s.ctx))
 	}
 	r := e.snapshot()
+	if cutShort(r) {
+		s.kill(e) // the answer says that nothing of it is left
+	}
 	if r.Reason == reasonOOM {
 		return r, s.outOfMemory(r)
 	}

@@ -135,6 +135,8 @@ func (i *instance) Wait(ctx context.Context) (driver.Exit, error) {
 	case <-ctx.Done():
 		return driver.Exit{}, context.Cause(ctx)
 	}
+	// Once Nomad knows of the end, the ports may be another allocation's.
+	i.let(errEnded)
 	e := i.box.Exit()
 	out := driver.Exit{Code: e.Code, Signal: e.Signal, At: time.UnixMilli(e.At)}
 	if e.At == 0 {

@@ -121,7 +121,11 @@ func inspect(host int) (Process, error) {
 		return p, err
 	}
 	if len(cmdline) == 0 {
-		return p, os.ErrProcessDone // it is just ending: its memory is gone
+		if p.Memory == 0 {
+			return p, os.ErrProcessDone // it is just ending: its memory is gone
+		}
+		begin := strings.IndexByte(string(stat), '(')
+		cmdline = stat[begin+1 : end] // it is just becoming another program
 	}
 	p.Command = strings.ToValidUTF8(strings.ReplaceAll(strings.TrimRight(string(cmdline), "\x00"), "\x00", " "), "\uFFFD")
 	return p, nil

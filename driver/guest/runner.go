@@ -264,6 +264,7 @@ func (s *server) listen(x *execution, b *bun) {
 		switch {
 		case word[0] == gateReached && !x.evaluated.Load(): // of a fresh Bun
 		case word[0] == gateEvaluated && !x.evaluated.Load():
+			x.drain() // who is answered for it has all that was printed before
 			x.event(wire.Event{Event: wire.EventEvaluated})
 		case word[0] == gateExiting:
 			s.exiting(x, b)
