@@ -139,7 +139,7 @@ func TestSignal(t *testing.T) {
 	})
 }
 
-// ready waits for the program stubborn.
+// ready waits for the programs that make a file.
 func ready(t *testing.T, cfg *drivers.TaskConfig) {
 	t.Helper()
 	eventually(t, "program is ready", func() bool {

@@ -5,9 +5,7 @@ package driver_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"net/netip"
 	"os"
@@ -16,7 +14,6 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -83,13 +80,13 @@ var (
 		ts: `process.on("SIGINT", () => {}); process.on("SIGUSR1", () => process.exit(7));
 			await Bun.write(import.meta.dir + "/ready", ""); setInterval(() => {}, 1000)`,
 	}
-	// heir exits with 6 when it finds a file, and leaves another one.
-	heir = program{
-		sh: "cd $(dirname $0)\ntouch ready\nuntil [ -e end ]; do sleep 0.02; done\ntouch ended\nexit 6",
+	// waiter exits with 6 when it finds a file.
+	waiter = program{
+		sh: "cd $(dirname $0)\ntouch ready\nuntil [ -e end ]; do sleep 0.02; done\nexit 6",
 		ts: `const at = (name: string) => import.meta.dir + "/" + name;
 			await Bun.write(at("ready"), "");
 			while (!(await Bun.file(at("end")).exists())) await Bun.sleep(20);
-			await Bun.write(at("ended"), ""); process.exit(6)`,
+			process.exit(6)`,
 	}
 )
 
@@ -350,87 +347,6 @@ func (p *plugin) start(t *testing.T, cfg *drivers.TaskConfig) *drivers.TaskHandl
 	p.tasks = append(p.tasks, cfg.ID)
 	t.Cleanup(func() { p.destroyAll(t) }) // before the task's directory goes
 	return handle
-}
-
-// cgroupRoot is below what a task's cgroup lies that shows in /proc/*/cgroup
-// under Nomad's conformance tests.
-func cgroupRoot() string {
-	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
-		return "/sys/fs/cgroup"
-	}
-	return "/sys/fs/cgroup/freezer"
-}
-
-// taskCgroup makes the cgroups of a task as Nomad does, below a parent of the
-// test's own, and returns the path that Nomad would give.
-func taskCgroup(t *testing.T, cfg *drivers.TaskConfig) string {
-	t.Helper()
-	const root = "/sys/fs/cgroup"
-	parent := "nomad-buntime-test-" + uuid.Short()
-	scope := cfg.AllocID + "." + cfg.Name
-	if cgroupRoot() == root {
-		top, share := filepath.Join(root, parent+".slice"), filepath.Join(root, parent+".slice", "share.slice")
-		dir := filepath.Join(share, scope+".scope")
-		must.NoError(t, os.MkdirAll(dir, 0o755))
-		t.Cleanup(func() { removeCgroup(t, top) })
-		for _, d := range []string{top, share} {
-			must.NoError(t, os.WriteFile(filepath.Join(d, "cgroup.subtree_control"), []byte("+cpuset +cpu +io +memory +pids"), 0o644))
-		}
-		return dir
-	}
-	// A Runtime may make it for the other controllers.
-	controllers, err := os.ReadDir(root)
-	must.NoError(t, err)
-	for _, controller := range controllers {
-		t.Cleanup(func() { removeCgroup(t, filepath.Join(root, controller.Name(), parent)) })
-	}
-	for _, controller := range []string{"freezer", "cpu", "memory"} {
-		must.NoError(t, os.MkdirAll(filepath.Join(root, controller, parent, scope), 0o755))
-	}
-	top := filepath.Join(root, "cpuset", parent)
-	share := filepath.Join(top, "share")
-	must.NoError(t, os.MkdirAll(share, 0o755))
-	for _, file := range []string{"cpuset.cpus", "cpuset.mems"} {
-		all, err := os.ReadFile(filepath.Join(root, "cpuset", file))
-		must.NoError(t, err)
-		for _, dir := range []string{top, share} {
-			must.NoError(t, os.WriteFile(filepath.Join(dir, file), all, 0o644))
-		}
-	}
-	return share
-}
-
-// removeCgroup kills what is in a cgroup of the test's and removes it with
-// those below. Killed processes leave their cgroup a moment later.
-func removeCgroup(t *testing.T, top string) {
-	var dirs []string
-	_ = filepath.WalkDir(top, func(path string, entry fs.DirEntry, err error) error {
-		if err == nil && entry.IsDir() {
-			dirs = append(dirs, path)
-		}
-		return nil
-	})
-	for _, dir := range slices.Backward(dirs) {
-		deadline := time.Now().Add(5 * time.Second)
-		for {
-			procs, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
-			for line := range strings.FieldsSeq(string(procs)) {
-				var pid int
-				if _, err := fmt.Sscan(line, &pid); err == nil {
-					_ = unix.Kill(pid, unix.SIGKILL)
-				}
-			}
-			err := os.Remove(dir)
-			if err == nil || errors.Is(err, fs.ErrNotExist) {
-				break
-			}
-			if time.Now().After(deadline) {
-				t.Errorf("remove cgroup: %v", err)
-				return
-			}
-			time.Sleep(5 * time.Millisecond)
-		}
-	}
 }
 
 // result is how a task ended, as WaitTask tells.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -62,14 +63,15 @@ func TestRecoverDead(t *testing.T) {
 func TestRecoverDiedMeanwhile(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, r runtimeUnderTest) {
 		p := newProcess(t, r)
-		cfg := p.task(t, heir, nil)
+		cfg := p.task(t, waiter, nil)
 		handle := kept(t, p.start(t, cfg))
 		ready(t, cfg)
+		pids := processesOf(cfg)
+		must.SliceNotEmpty(t, pids)
 		p.restart(t)
 		must.NoError(t, os.WriteFile(filepath.Join(cfg.TaskDir().LocalDir, "end"), nil, 0o644))
-		eventually(t, "program has ended", func() bool {
-			_, err := os.Stat(filepath.Join(cfg.TaskDir().LocalDir, "ended"))
-			return err == nil
+		eventually(t, "sandbox has ended", func() bool {
+			return !slices.ContainsFunc(pids, func(pid int) bool { return unix.Kill(pid, 0) == nil })
 		})
 		must.NoError(t, p.RecoverTask(handle))
 		must.Eq(t, &drivers.ExitResult{ExitCode: 6}, p.result(t, cfg.ID))

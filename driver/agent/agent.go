@@ -33,6 +33,8 @@ const (
 	// orphanGrace is how long after its start the plugin waits for Nomad to
 	// recover its tasks before it removes the sandboxes that none owns.
 	orphanGrace = time.Minute
+	// sweepEvery is how often what has no owner is looked for.
+	sweepEvery = 30 * time.Second
 )
 
 // Agent implements driver.Runtime.
@@ -46,6 +48,7 @@ type Agent struct {
 
 	mu        sync.Mutex
 	instances map[*instance]struct{}
+	settled   time.Time // when the last task was recovered, or the agent opened
 }
 
 // Open starts the node agent.
@@ -71,29 +74,39 @@ func Open(ctx context.Context, config *driver.Config, log hclog.Logger) (driver.
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	a := &Agent{config: config, log: log, node: node, cancel: cancel, instances: make(map[*instance]struct{})}
+	a := &Agent{config: config, log: log, node: node, cancel: cancel, instances: make(map[*instance]struct{}), settled: time.Now()}
 	a.tasks.Go(func() { a.sweep(ctx) })
 	return a, nil
 }
 
-// sweep removes what no task owns, once Nomad had time to recover them.
+// sweep removes what no task owns, once Nomad had time to recover its tasks,
+// and tries again what could not be removed before.
 func (a *Agent) sweep(ctx context.Context) {
-	select {
-	case <-time.After(orphanGrace):
-	case <-ctx.Done():
-		return
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, orphanGrace, errors.New("the sweep took too long"))
-	defer cancel()
-	if err := a.node.Sweep(ctx); err != nil && ctx.Err() == nil {
-		a.log.Warn("could not remove all sandboxes that no task owns", "error", err)
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		a.mu.Lock()
+		early := time.Since(a.settled) < orphanGrace
+		a.mu.Unlock()
+		if early {
+			continue
+		}
+		limited, cancel := context.WithTimeoutCause(ctx, orphanGrace, errors.New("the sweep took too long"))
+		if err := a.node.Sweep(limited); err != nil && ctx.Err() == nil {
+			a.log.Warn("could not remove all that no task owns", "error", err)
+		}
+		cancel()
 	}
 }
 
 // Close stops serving and leaves the sandboxes as they are.
 func (a *Agent) Close() error {
 	a.cancel()
-	a.tasks.Wait()
 	a.mu.Lock()
 	open := make([]*instance, 0, len(a.instances))
 	for i := range a.instances {
@@ -103,6 +116,7 @@ func (a *Agent) Close() error {
 	for _, i := range open {
 		i.let(errPluginStops)
 	}
+	a.tasks.Wait()
 	return a.node.Close()
 }
 
@@ -141,18 +155,19 @@ func (a *Agent) Recover(ctx context.Context, task *driver.Task, state []byte) (d
 	if err != nil {
 		return nil, err
 	}
+	a.mu.Lock()
+	a.settled = time.Now()
+	a.mu.Unlock()
 	i := a.newInstance(task, box)
 	select {
 	case <-box.Done():
 		return i, nil
 	default:
 	}
-	doors, err := openDoors(ctx, task)
-	if err == nil {
-		err = i.open(ctx, doors, true)
-	}
-	if err != nil {
-		return nil, errors.Join(err, i.Destroy(context.WithoutCancel(ctx)))
+	if err := i.reopen(ctx); err != nil {
+		// What it holds is worth more than that nobody reaches it now.
+		a.log.Warn("could not serve a sandbox again yet", "task", task.ID, "error", err)
+		a.tasks.Go(func() { i.keepReopening() })
 	}
 	return i, nil
 }

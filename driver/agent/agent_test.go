@@ -190,17 +190,7 @@ func TestRestart(t *testing.T) {
 	if !server.Background {
 		t.Fatalf("server is not in the background: %+v", server)
 	}
-	state := f.instance.State()
-	if err := f.agent.Close(); err != nil {
-		t.Fatal(err)
-	}
-	var err error
-	if f.agent, err = Open(context.Background(), f.config, hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: testWriter{t}})); err != nil {
-		t.Fatal(err)
-	}
-	if f.instance, err = f.agent.Recover(t.Context(), f.task, state); err != nil {
-		t.Fatal(err)
-	}
+	f.restart(t)
 	for range 3 {
 		if r := f.run(t, map[string]any{"code": "console.log('again')"}); r.Stdout != "again\n" {
 			t.Errorf("%+v", r)
@@ -215,5 +205,72 @@ func TestRestart(t *testing.T) {
 	f.call(t, "GET", "/v1/executions/"+server.ExecutionID, nil, &found)
 	if found.State != stateBackground {
 		t.Errorf("server is %q", found.State)
+	}
+}
+
+// TestRestartKeepsWhatACommandLeft restarts the agent while the child of an
+// ended command runs, and a server that is older than its time-out.
+func TestRestartKeepsWhatACommandLeft(t *testing.T) {
+	f := newFixture(t)
+	server := f.run(t, map[string]any{"timeout": 1, "code": "Bun.serve({port: 8080, fetch: () => new Response('x')})"})
+	f.run(t, map[string]any{"command": "nohup sleep 1000 >/dev/null 2>&1 &"})
+	<-time.After(1100 * time.Millisecond) // the server's time-out
+	var before, after struct{ Processes []Process }
+	f.call(t, "GET", "/v1/processes", nil, &before)
+	if len(before.Processes) != 2 {
+		t.Fatalf("processes %+v", before.Processes)
+	}
+	for range 2 {
+		f.restart(t)
+		f.call(t, "GET", "/v1/processes", nil, &after)
+		if len(after.Processes) != 2 || after.Processes[0].Pid != before.Processes[0].Pid || after.Processes[1].Pid != before.Processes[1].Pid {
+			t.Fatalf("processes %+v, before %+v", after.Processes, before.Processes)
+		}
+	}
+	if status := f.call(t, "GET", "/v1/files/read?path=.buntime/executions/"+server.ExecutionID+"/code.ts", nil, nil); status != 200 {
+		t.Errorf("code of the server: status %d", status)
+	}
+	var k Killed
+	f.call(t, "POST", "/v1/kill", map[string]any{}, &k)
+	if k.Killed != 2 {
+		t.Errorf("killed %+v", k)
+	}
+}
+
+// TestSpoiledHistory puts into .buntime what would make the agent wait for ever.
+func TestSpoiledHistory(t *testing.T) {
+	f := newFixture(t)
+	r := f.run(t, map[string]any{"code": "console.log('a')"})
+	r2 := f.run(t, map[string]any{"command": `
+		cd .buntime/executions
+		mkdir evil && echo '{}' >evil/result.json && : >evil/stdout && : >evil/stderr && truncate -s 20G evil/order 2>/dev/null || truncate -s 200M evil/order
+		rm -rf ` + r.ExecutionID + ` && ln -s /etc ` + r.ExecutionID + `
+		mkfifo ../processes 2>/dev/null; true`})
+	if r2.ExitCode != 0 {
+		t.Fatalf("%+v", r2)
+	}
+	begin := time.Now()
+	f.call(t, "GET", "/v1/executions/evil/output", nil, nil)
+	for range 3 {
+		f.run(t, map[string]any{"code": "console.log('x'.repeat(900_000)); await Bun.sleep(50)"})
+		f.call(t, "GET", "/v1/files/list", nil, nil)
+	}
+	if took := time.Since(begin); took > 10*time.Second {
+		t.Errorf("took %s", took)
+	}
+}
+
+func (f *fixture) restart(t testing.TB) {
+	t.Helper()
+	state := f.instance.State()
+	if err := f.agent.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if f.agent, err = Open(context.Background(), f.config, hclog.New(&hclog.LoggerOptions{Level: hclog.Info, Output: testWriter{t}})); err != nil {
+		t.Fatal(err)
+	}
+	if f.instance, err = f.agent.Recover(t.Context(), f.task, state); err != nil {
+		t.Fatal(err)
 	}
 }

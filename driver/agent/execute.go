@@ -106,6 +106,7 @@ func (s *Session) runCode(ctx context.Context, req ExecuteRequest, l label, dir 
 		e := s.newExecution(l, run.unit, run.group, timeout)
 		e.cpuBefore = run.cpu
 		if known, added := s.add(e); !added {
+			s.writes.end(e.written)
 			s.goDo(func() { s.runners.discard(run) })
 			return known, nil
 		}
@@ -130,7 +131,7 @@ var errStale = errors.New("the runner is out of date")
 
 // runCommand runs a shell.
 func (s *Session) runCommand(ctx context.Context, req ExecuteRequest, l label, dir string, timeout time.Duration) (*execution, error) {
-	unit := newUnit("c")
+	unit := newUnit(commandUnit)
 	g, err := s.box.Group().NewExecution(unit)
 	if err != nil {
 		return nil, fmt.Errorf("create cgroup of a command: %w", err)
@@ -138,6 +139,7 @@ func (s *Session) runCommand(ctx context.Context, req ExecuteRequest, l label, d
 	l.Command = *req.Command
 	e := s.newExecution(l, unit, g, timeout)
 	if known, added := s.add(e); !added {
+		s.writes.end(e.written)
 		s.remove(g)
 		return known, nil
 	}
@@ -216,11 +218,12 @@ func (s *Session) follow(e *execution, c *guest) {
 			return e.event(ev)
 		})
 		begin.Stop()
-		if err == nil && len(s.pids(e)) > 0 {
+		switch {
+		case err != nil:
+		case len(s.pids(e)) > 0:
 			e.journal.begin(e, c) // what it left behind may print yet
-		}
-		if err == nil {
-			_ = c.Write(wire.KindReleased, nil) // a connection that broke says it too
+		default:
+			_ = c.Write(wire.KindReleased, nil) // init may forget it; if this is lost, it will in time
 		}
 		if err != nil && s.ctx.Err() != nil {
 			return // this process lets go; the execution stays, init keeps its output

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -41,6 +42,9 @@ func listenForward(ctx context.Context, box *sandbox.Sandbox, port driver.Port, 
 	return f, nil
 }
 
+// acceptPause lets descriptors come free when there are none.
+const acceptPause = 100 * time.Millisecond
+
 func (f *forward) close() {
 	f.cancel()
 	f.listener.Close()
@@ -55,6 +59,10 @@ func (f *forward) accept() {
 		}
 		if err != nil {
 			f.log.Warn("could not accept a connection for a task", "port", f.port.Label, "error", err)
+			select {
+			case <-time.After(acceptPause):
+			case <-f.ctx.Done():
+			}
 			continue
 		}
 		f.tasks.Go(func() { f.pass(c.(*net.TCPConn)) })

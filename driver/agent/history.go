@@ -6,6 +6,7 @@ package agent
 import (
 	"bufio"
 	"cmp"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -18,8 +19,6 @@ import (
 	"strconv"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/buntime/buntime/driver/guest/wire"
 )
 
@@ -28,7 +27,8 @@ const keepHistory = 1000
 
 // history is the session's own record of its executions, below
 // /workspace/.buntime. It lies in the workspace, so the session can read it,
-// and can spoil it: nothing of it is believed but for showing it to its owner.
+// and can spoil it: what is read of it is shown to its owner and nothing else,
+// and whatever lies where something is to be written is removed and not opened.
 type history struct {
 	files *files
 
@@ -42,10 +42,12 @@ type journal struct {
 	label  label
 	source string
 
-	mu       sync.Mutex
-	given    bool // init has the files and appends to them
-	finished bool
-	size     int64 // of the output when it was finished
+	mu    sync.Mutex
+	given bool // init has the files and appends to them
+	// recovered: the source was written by an earlier process of the plugin.
+	recovered bool
+	finished  bool
+	size      int64 // of the output when it was finished
 }
 
 func (h *history) of(l label, source string) *journal {
@@ -104,8 +106,10 @@ func (j *journal) create(r Result) error {
 	if err := j.h.files.mkdirAll(dir); err != nil {
 		return err
 	}
-	if err := j.h.files.put(path.Join(dir, j.sourceName()), []byte(j.source)); err != nil {
-		return err
+	if !j.recovered {
+		if err := j.h.files.put(path.Join(dir, j.sourceName()), []byte(j.source)); err != nil {
+			return err
+		}
 	}
 	return j.h.put(path.Join(dir, "result.json"), r)
 }
@@ -192,8 +196,12 @@ func (h *history) read(id, name string) (*os.File, error) {
 	return f, err
 }
 
+// wholeJournal stands for the end of a journal, wherever that is.
+const wholeJournal = 1 << 62
+
 // replay calls f with the recorded output from offset on, in pieces, until to.
-func (h *history) replay(id string, offset, to int64, f func(piece) error) error {
+// The end of the journal before to is no error where to is wholeJournal.
+func (h *history) replay(ctx context.Context, id string, offset, to int64, f func(piece) error) error {
 	var in [2]*os.File
 	order, err := h.read(id, "order")
 	if err != nil {
@@ -210,12 +218,18 @@ func (h *history) replay(id string, offset, to int64, f func(piece) error) error
 	var at int64
 	for at < to {
 		var head [5]byte
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if _, err := io.ReadFull(r, head[:]); err != nil {
+			if to == wholeJournal && err == io.EOF {
+				return nil
+			}
 			return fmt.Errorf("read the order of the output of %s: %w", id, err)
 		}
 		n := int64(binary.BigEndian.Uint32(head[1:]))
-		if n > wire.MaxData {
-			return fmt.Errorf("read the order of the output of %s: a piece of %d bytes", id, n)
+		if n == 0 || n > wire.MaxData || stream(head[0]) != stdout && stream(head[0]) != stderr {
+			return fmt.Errorf("read the order of the output of %s: it is damaged at byte %d", id, at)
 		}
 		s, src := stdout, in[0]
 		if stream(head[0]) == stderr {
@@ -223,6 +237,9 @@ func (h *history) replay(id string, offset, to int64, f func(piece) error) error
 		}
 		data := make([]byte, n)
 		if _, err := io.ReadFull(src, data); err != nil {
+			if err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
 			return fmt.Errorf("read the output of %s: %w", id, err)
 		}
 		begin := at
@@ -279,9 +296,13 @@ func (h *history) prune() error {
 	return nil
 }
 
-// create opens a new or emptied regular file of the session's for writing.
+// create makes a new regular file of the session's. What has its name is
+// removed first: it may be a link, or a pipe that nobody reads.
 func (f *files) create(name string, flags int) (*os.File, error) {
-	w, err := f.root.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW|flags, 0o644)
+	if err := f.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	w, err := f.root.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY|flags, 0o644)
 	if err != nil {
 		return nil, err
 	}

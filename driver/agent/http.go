@@ -106,8 +106,8 @@ func (s *Session) serveHealth(w http.ResponseWriter, _ *http.Request) error {
 	return nil
 }
 
-func (s *Session) serveInfo(w http.ResponseWriter, _ *http.Request) error {
-	info, err := s.Info()
+func (s *Session) serveInfo(w http.ResponseWriter, r *http.Request) error {
+	info, err := s.Info(r.Context())
 	if err != nil {
 		return err
 	}
@@ -179,8 +179,8 @@ func (s *Session) serveOutput(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	out, text := newSSE(w), newDecoder(offset)
-	err = s.journal.replay(id, offset, 1<<62, func(p piece) error { return text.send(out, p) })
-	if err != nil && !errors.Is(err, io.EOF) {
+	err = s.journal.replay(r.Context(), id, offset, wholeJournal, func(p piece) error { return text.send(out, p) })
+	if err != nil {
 		return ignoreGone(out.event("error", "", envelope{asError(err)}))
 	}
 	if err := text.rest(out); err != nil {

@@ -32,11 +32,13 @@ type instance struct {
 	session *Session // nil for an ordinary job
 	ports   []*forward
 
+	serving sync.Mutex // held while it is reopened
 	closing sync.Once
+	closed  chan struct{}
 }
 
 func (a *Agent) newInstance(task *driver.Task, box *sandbox.Sandbox) *instance {
-	i := &instance{agent: a, task: task, box: box, guest: guestHost{box}}
+	i := &instance{agent: a, task: task, box: box, guest: guestHost{box}, closed: make(chan struct{})}
 	a.mu.Lock()
 	a.instances[i] = struct{}{}
 	a.mu.Unlock()
@@ -74,9 +76,67 @@ func (i *instance) open(ctx context.Context, doors doors, recovered bool) error 
 	return nil
 }
 
+// reopen begins to serve a recovered sandbox.
+func (i *instance) reopen(ctx context.Context) error {
+	i.serving.Lock()
+	defer i.serving.Unlock()
+	select {
+	case <-i.closed:
+		return nil
+	default:
+	}
+	doors, err := openDoors(ctx, i.task)
+	if err != nil {
+		return err
+	}
+	err = i.open(ctx, doors, true)
+	if err != nil {
+		i.unserve(err)
+	}
+	return err
+}
+
+// reopenPause is between two tries to serve a recovered sandbox.
+const reopenPause = time.Second
+
+// keepReopening tries until it works, or there is nothing to serve any more.
+func (i *instance) keepReopening() {
+	for {
+		select {
+		case <-time.After(reopenPause):
+		case <-i.closed:
+			return
+		case <-i.box.Done():
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+		err := i.reopen(ctx)
+		cancel()
+		if err == nil {
+			return
+		}
+		i.agent.log.Debug("could not serve a sandbox again yet", "task", i.task.ID, "error", err)
+	}
+}
+
+// unserve closes what open opened.
+func (i *instance) unserve(cause error) {
+	for _, f := range i.ports {
+		f.close()
+	}
+	i.ports = nil
+	if i.session != nil {
+		i.session.close(cause)
+		i.session = nil
+	}
+}
+
 // let ends what serves the sandbox in this process.
 func (i *instance) let(cause error) {
 	i.closing.Do(func() {
+		close(i.closed)
+		i.serving.Lock()
+		defer i.serving.Unlock()
 		for _, f := range i.ports {
 			f.close()
 		}
@@ -145,8 +205,10 @@ func (i *instance) Wait(ctx context.Context) (driver.Exit, error) {
 	if e.Error != "" {
 		out.Err = errors.New(e.Error)
 	}
-	if st, err := i.box.Group().Stats(); err == nil && e.Signal == int(unix.SIGKILL) {
-		out.OOMKilled = st.OOMKills > 0
+	if g := i.box.Group(); g != nil && e.Signal == int(unix.SIGKILL) {
+		if st, err := g.Stats(); err == nil {
+			out.OOMKilled = st.OOMKills > 0
+		}
 	}
 	return out, nil
 }
@@ -155,14 +217,20 @@ func (i *instance) Wait(ctx context.Context) (driver.Exit, error) {
 func (i *instance) Signal(sig unix.Signal) error {
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 	defer cancel()
-	if i.session == nil {
+	if i.task.Session == nil {
 		return i.signalMain(ctx, sig)
 	}
 	if sig == unix.SIGKILL {
 		return i.box.Kill()
 	}
+	i.serving.Lock()
+	session := i.session
+	i.serving.Unlock()
+	if session == nil {
+		return errors.New("signal the session: it is not served yet")
+	}
 	var errs []error
-	for _, e := range i.session.live() {
+	for _, e := range session.live() {
 		ev, err := i.guest.ask(ctx, wire.Request{Op: wire.OpSignal, Pid: -e.firstPid(), Signal: int(sig)}, nil)
 		if err == nil && ev.Event != wire.EventSignalled && e.running() {
 			err = errors.New(ev.Error)
@@ -196,7 +264,7 @@ func (i *instance) signalMain(ctx context.Context, sig unix.Signal) error {
 
 // Stop implements driver.Instance.
 func (i *instance) Stop(ctx context.Context, sig unix.Signal, timeout time.Duration) error {
-	if i.session != nil {
+	if i.task.Session != nil {
 		return i.end(ctx, "stopped")
 	}
 	soft, cancel := context.WithTimeout(ctx, timeout)
@@ -252,7 +320,7 @@ func (i *instance) Destroy(ctx context.Context) error {
 
 // Exec implements driver.Instance.
 func (i *instance) Exec(ctx context.Context, opts driver.ExecOptions) (int, error) {
-	unit := newUnit("x")
+	unit := newUnit(execUnit)
 	g, err := i.box.Group().NewExecution(unit)
 	if err != nil {
 		return 0, fmt.Errorf("create cgroup of a command: %w", err)
@@ -272,7 +340,7 @@ func (i *instance) Exec(ctx context.Context, opts driver.ExecOptions) (int, erro
 
 // execDir is where a command starts: where the task's own program did.
 func (i *instance) execDir() string {
-	if i.session != nil {
+	if i.task.Session != nil {
 		return workspaceDir
 	}
 	return i.task.Dir

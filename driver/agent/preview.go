@@ -45,6 +45,15 @@ func (s *Session) preview() http.Handler {
 		ErrorHandler: s.previewError,
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if id := sessionOf(r.Host); id != "" && id != hostLabel(s.ID) {
+			// Who comes here has an old address of that session: its port is
+			// another's now, and what the visitor carries is none of its business.
+			http.Error(w, "This address belongs to another session now. Try again.", http.StatusMisdirectedRequest)
+			return
+		}
+		if strings.HasPrefix(r.Header.Get("Authorization"), "Bearer btk_") {
+			r.Header.Del("Authorization") // an API key is never the app's
+		}
 		done := s.active("preview")
 		defer done()
 		proxy.ServeHTTP(w, r)
@@ -62,6 +71,23 @@ func portOf(host string) int {
 		}
 	}
 	return previewPort
+}
+
+// sessionOf returns the host label of the session that a host names, "" for
+// a host that names none: an address of the node.
+func sessionOf(host string) string {
+	label, _, _ := strings.Cut(host, ".")
+	if number, rest, ok := strings.Cut(label, "-"); ok {
+		if _, err := strconv.ParseUint(number, 10, 16); err == nil {
+			label = rest
+		}
+	}
+	label = strings.ToLower(strings.Replace(label, "_", "-", 1))
+	if !strings.HasPrefix(label, "ses-") {
+		return ""
+	}
+	label, _, _ = strings.Cut(label, ":")
+	return label
 }
 
 // dialApp connects to the port in addr, in the session.

@@ -7,14 +7,16 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/buntime/buntime/driver/guest/wire"
+	"github.com/buntime/buntime/driver/sandbox/cgroup"
 )
 
 // recover takes over what runs in the sandbox after a restart of the plugin.
-// Init tells what there is; its word counts only within the session's own
-// cgroups, which cannot be forged from inside.
+// Init tells what it knows of; what counts are the session's cgroups, which
+// cannot be forged from inside.
 func (s *Session) recover(ctx context.Context) error {
 	list, err := s.guest.ask(ctx, wire.Request{Op: wire.OpList}, nil)
 	if err != nil {
@@ -29,7 +31,7 @@ func (s *Session) recover(ctx context.Context) error {
 		}
 		g, err := s.box.Group().OpenExecution(x.ID)
 		if err != nil {
-			continue // its processes are gone
+			continue // ended, with all that came of it
 		}
 		listed[x.ID], found[x.ID] = x, newRecovered(l, x, g, s.limit)
 	}
@@ -44,24 +46,44 @@ func (s *Session) recover(ctx context.Context) error {
 		if found[unit] != nil {
 			continue
 		}
-		if g, err := s.box.Group().OpenExecution(unit); err == nil {
+		g, err := s.box.Group().OpenExecution(unit)
+		if err != nil {
+			continue
+		}
+		if strings.HasPrefix(unit, commandUnit+"-") {
+			s.keepOrphan(unit, g)
+		} else {
 			s.remove(g)
 		}
 	}
 	for unit, e := range found {
 		if err := s.adopt(ctx, listed[unit], e); err != nil {
 			s.log.Warn("could not follow an execution again", "execution", e.ExecutionID, "error", err)
+			s.remove(e.group)
 		}
 	}
 	return nil
 }
 
+// keepOrphan takes over the processes that a command left behind which init
+// remembers no more.
+func (s *Session) keepOrphan(unit string, g *cgroup.Execution) {
+	e := newExecution(label{ExecutionID: unit, StartedAt: time.Now()}, unit, g, s.limit)
+	e.state = stateExited
+	e.output.close()
+	close(e.answered)
+	close(e.recorded)
+	close(e.ended)
+	s.add(e)
+	s.retire(e)
+}
+
+// replayTimeout bounds the reading of a journal when the plugin starts: Nomad
+// restores one task after the other.
+const replayTimeout = 2 * time.Second
+
 // adopt follows an execution from where its journal ends.
 func (s *Session) adopt(ctx context.Context, x wire.Execution, e *execution) error {
-	s.add(e)
-	e.journal = s.journal.of(e.label, "")
-	e.journal.given = true
-	e.begun(x.Pid)
 	c, err := s.guest.request(ctx, wire.Request{Op: wire.OpAttach, ID: x.ID}, nil)
 	if err != nil {
 		return err
@@ -74,21 +96,40 @@ func (s *Session) adopt(ctx context.Context, x wire.Execution, e *execution) err
 		c.Close()
 		return err
 	}
+	e.journal = s.journal.of(e.label, "")
+	e.journal.recovered = true
+	e.journal.given = ev.Offset > 0
+	e.begun(x.Pid)
+	s.add(e)
 	// What was printed before comes from the journal, as far as it goes.
-	_ = s.journal.replay(e.ExecutionID, 0, ev.Offset, func(p piece) error {
+	brief, cancel := context.WithTimeout(ctx, replayTimeout)
+	defer cancel()
+	_ = s.journal.replay(brief, e.ExecutionID, 0, ev.Offset, func(p piece) error {
 		e.output.add(p.stream, p.data)
 		return nil
 	})
 	e.output.skipTo(ev.Offset)
-	e.timer = time.AfterFunc(time.Until(e.Deadline), func() { s.timeOut(e) })
-	if x.Evaluated {
-		if _, listens := s.listening(s.pids(e)); listens {
-			e.background()
-		}
+	if s.wasBackground(x, e) {
+		e.background()
+	} else {
+		e.timer = time.AfterFunc(time.Until(e.Deadline), func() { s.timeOut(e) })
 	}
 	s.follow(e, c)
 	if x.Evaluated {
 		s.goDo(func() { s.awaitListening(e) })
 	}
 	return nil
+}
+
+// wasBackground tells whether e was answered as a server that stays: it listens,
+// or it lives on past its time, which only such an execution does.
+func (s *Session) wasBackground(x wire.Execution, e *execution) bool {
+	if !x.Evaluated || x.State != "running" {
+		return false
+	}
+	if time.Now().After(e.Deadline) {
+		return true
+	}
+	_, listens := s.listening(s.pids(e))
+	return listens
 }

@@ -39,6 +39,13 @@ type runners struct {
 	starting int
 }
 
+// The kinds of what has a cgroup of its own, as its name begins.
+const (
+	runnerUnit  = "r"
+	commandUnit = "c"
+	execUnit    = "x"
+)
+
 // newUnit names a cgroup and what runs in it.
 func newUnit(kind string) string { return kind + "-" + strings.ToLower(rand.Text()[:16]) }
 
@@ -46,7 +53,7 @@ func newUnit(kind string) string { return kind + "-" + strings.ToLower(rand.Text
 func (r *runners) prepare(ctx context.Context, dir string) (*runner, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, prepareTimeout, errors.New("the runner did not start in time"))
 	defer cancel()
-	unit := newUnit("r")
+	unit := newUnit(runnerUnit)
 	g, err := r.session.box.Group().NewExecution(unit)
 	if err != nil {
 		return nil, fmt.Errorf("create cgroup of a runner: %w", err)

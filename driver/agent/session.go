@@ -154,10 +154,10 @@ func (s *Session) retire(e *execution) {
 
 // forget takes e back that never started.
 func (s *Session) forget(e *execution) {
+	s.writes.end(e.written)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.executions, e.ExecutionID)
-	s.writes.end(e.written)
 }
 
 // remove ends what is in an execution's cgroup and removes it.
@@ -255,8 +255,8 @@ type Usage struct {
 }
 
 // Info looks at the session without counting as activity.
-func (s *Session) Info() (Info, error) {
-	n, err := s.files.count()
+func (s *Session) Info(ctx context.Context) (Info, error) {
+	n, err := s.files.count(ctx)
 	if err != nil {
 		return Info{}, fmt.Errorf("count files: %w", err)
 	}

@@ -90,7 +90,7 @@ func (s *Session) streamOutput(ctx context.Context, w http.ResponseWriter, e *ex
 		case err != nil:
 			return err
 		case behind:
-			err := s.journal.replay(e.ExecutionID, text.offset, e.output.offset(), func(p piece) error {
+			err := s.journal.replay(ctx, e.ExecutionID, text.offset, e.output.offset(), func(p piece) error {
 				return text.send(out, p)
 			})
 			if err != nil {

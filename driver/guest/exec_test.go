@@ -100,10 +100,13 @@ func TestExecDiesWithItsConnection(t *testing.T) {
 	if _, err := fmt.Sscan(c.stdout.String(), &pid); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 * stdinQueue { // so that init does not see the end of what it reads
-		c.input(strings.Repeat("z", 10_000))
+	// Input that nobody reads fills all buffers, so that init does not come to
+	// the end of the connection; a failed write closes it.
+	if err := c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond)); err != nil {
+		t.Fatal(err)
 	}
-	c.Close()
+	for c.Write(wire.KindStdin, make([]byte, 10_000)) == nil {
+	}
 	b.eventually("SIGKILL", func() bool { return gone(pid) })
 }
 

@@ -68,7 +68,7 @@ func (s *Sandbox) layout(spec Spec, pid int) (wire.Boot, []*os.File, error) {
 			{Type: "tmpfs", Target: "/home/bun", Size: homeSize, Mode: 0o755, UID: userID},
 			{Type: "file", Target: "/etc/hostname", Content: spec.Hostname + "\n"},
 			{Type: "file", Target: "/etc/hosts", Content: "127.0.0.1 localhost " + spec.Hostname + "\n::1 localhost ip6-localhost\n"},
-			{Type: "file", Target: "/etc/resolv.conf", Content: fmt.Sprintf("nameserver %s\noptions edns0\n", s.node.network.Resolver())},
+			{Type: "file", Target: "/etc/resolv.conf", Content: s.resolvConf(spec)},
 		},
 	}
 	maps.Copy(boot.Env, spec.Env)
@@ -100,6 +100,18 @@ func (s *Sandbox) layout(spec Spec, pid int) (wire.Boot, []*os.File, error) {
 		give(target, f)
 	}
 	return boot, files, nil
+}
+
+// resolvConf names the node's resolver, which answers the addresses of our own
+// networks only; in a network of somebody else's names are looked up as on the
+// host.
+func (s *Sandbox) resolvConf(spec Spec) string {
+	if spec.Netns != "" {
+		if b, err := os.ReadFile("/etc/resolv.conf"); err == nil {
+			return string(b)
+		}
+	}
+	return fmt.Sprintf("nameserver %s\noptions edns0\n", s.node.network.Resolver())
 }
 
 func closeFiles(files []*os.File) {

@@ -165,9 +165,13 @@ func (n *Node) Sweep(ctx context.Context) error {
 	var errs []error
 	for _, slot := range slots {
 		n.mu.Lock()
-		_, live := n.boxes[slot]
+		box, known := n.boxes[slot]
+		doomed := box != nil && box.doomed
 		n.mu.Unlock()
-		if live {
+		if doomed {
+			errs = append(errs, box.Destroy(ctx))
+		}
+		if known {
 			continue
 		}
 		st, err := n.readState(slot)
@@ -182,7 +186,7 @@ func (n *Node) Sweep(ctx context.Context) error {
 			continue
 		}
 		n.log.Warn("removing a sandbox that no task owns", "task", st.Task, "slot", slot)
-		box, err := n.Recover(ctx, st)
+		box, err = n.Recover(ctx, st)
 		if err == nil {
 			err = box.Destroy(ctx)
 		}

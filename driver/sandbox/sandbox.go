@@ -70,6 +70,11 @@ type Sandbox struct {
 
 	destroy sync.Mutex
 	gone    bool
+	// doomed: a Destroy has begun, and Sweep finishes it should it fail. The
+	// node's lock guards it.
+	doomed bool
+	// discardScope: there may be cgroups without a whole group.
+	discardScope bool
 }
 
 // Start makes a sandbox and returns once its init serves.
@@ -90,6 +95,10 @@ func (n *Node) Start(ctx context.Context, spec Spec) (_ *Sandbox, err error) {
 			}
 		}
 	}()
+	// So that a sweep knows what to remove should this process be killed now.
+	if err = n.writeState(s.state); err != nil {
+		return nil, fmt.Errorf("write state: %w", err)
+	}
 	n.starts.RLock()
 	err = s.gather(ctx, spec)
 	n.starts.RUnlock()
@@ -192,7 +201,12 @@ func (n *Node) Recover(ctx context.Context, st State) (*Sandbox, error) {
 	if s.proc, err = find(st.Pid, st.Start, filepath.Join(s.dir, "exit")); err != nil {
 		return nil, fmt.Errorf("find init of %s: %w", st.Task, err)
 	}
-	if s.group, err = cgroup.Open(st.Scope); err != nil {
+	s.group, err = cgroup.Open(st.Scope)
+	switch {
+	case err == nil:
+	case s.ended(): // cut off while it was put together, or while it was removed
+		s.discardScope = true
+	default:
 		return nil, fmt.Errorf("find cgroups of %s: %w", st.Task, err)
 	}
 	if s.workspace, err = n.workspaces.Open(ctx, s.workspaceID()); err != nil && !s.ended() {
@@ -286,6 +300,10 @@ func (s *Sandbox) Destroy(ctx context.Context) error {
 	if s.gone {
 		return nil
 	}
+	s.node.mu.Lock()
+	s.doomed = true
+	s.node.boxes[s.state.Slot] = s
+	s.node.mu.Unlock()
 	if s.proc != nil {
 		if err := s.Kill(); err != nil {
 			return err
@@ -299,6 +317,8 @@ func (s *Sandbox) Destroy(ctx context.Context) error {
 	var errs []error
 	if s.group != nil {
 		errs = append(errs, s.group.Destroy(ctx))
+	} else if s.discardScope {
+		errs = append(errs, cgroup.Discard(ctx, s.state.Scope))
 	}
 	if s.network != nil {
 		s.network.Destroy()
@@ -315,7 +335,7 @@ func (s *Sandbox) Destroy(ctx context.Context) error {
 	}
 	s.gone = true
 	s.node.mu.Lock()
-	if box := s.node.boxes[s.state.Slot]; box == s || box == nil {
+	if s.node.boxes[s.state.Slot] == s {
 		delete(s.node.boxes, s.state.Slot)
 	}
 	s.node.mu.Unlock()

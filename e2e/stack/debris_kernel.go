@@ -31,6 +31,9 @@ func (d *debris) processes() ([]item, error) {
 			continue
 		}
 		cmdline, _ := os.ReadFile(procFile(pid, "cmdline")) // empty for one that has just ended
+		if _, err := os.Readlink(procFile(pid, "exe")); err != nil {
+			continue // it has ended and waits for its parent
+		}
 		command := string(bytes.TrimSpace(bytes.ReplaceAll(cmdline, []byte{0}, []byte{' '})))
 		items = append(items, item{
 			what:   fmt.Sprintf("process %d (%s)", pid, command),

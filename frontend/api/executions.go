@@ -251,7 +251,7 @@ func (s *Server) output(ctx context.Context, in *outputInput) (*raw, error) {
 type killRequest struct {
 	SessionID string  `json:"sessionId"`
 	PID       *int    `json:"pid,omitzero" minimum:"1" doc:"One process; all if left out."`
-	Signal    *Signal `json:"signal,omitzero" doc:"SIGTERM, then SIGKILL, if left out."`
+	Signal    *Signal `json:"signal,omitzero" doc:"SIGKILL to the process and all that came of it, if left out."`
 }
 
 type killInput struct {

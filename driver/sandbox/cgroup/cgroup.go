@@ -18,6 +18,7 @@
 package cgroup
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -129,6 +130,16 @@ func Open(scope Scope) (*Group, error) {
 		}
 	}
 	return g, nil
+}
+
+// Discard removes whatever there is of a sandbox's cgroups, also of one that was
+// never complete, and ends what runs in them.
+func Discard(ctx context.Context, scope Scope) error {
+	lay, err := mounted()
+	if err != nil {
+		return err
+	}
+	return groupAt(lay, scope).Destroy(ctx)
 }
 
 func groupAt(lay *layout, scope Scope) *Group {
