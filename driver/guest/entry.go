@@ -66,6 +66,15 @@ func (s *server) newEntry(dir string) (*entry, error) {
 	return &entry{names: s.entries, path: full, uid: s.cfg.UID, gid: s.cfg.GID, dir: fd}, nil
 }
 
+// in tells whether the file's directory is the one that dir names now.
+func (e *entry) in(dir string) bool {
+	var here, there unix.Stat_t
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return path.Dir(e.path) == dir && unix.Fstat(e.dir, &here) == nil && unix.Stat(dir, &there) == nil &&
+		here.Dev == there.Dev && here.Ino == there.Ino
+}
+
 // write makes the file anew. Whatever has its name, and be it a link that code
 // of the session put there, is removed and not followed.
 func (e *entry) write(code string) error {

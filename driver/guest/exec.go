@@ -62,8 +62,7 @@ func (s *server) onExec(c *wire.Conn, req *wire.Request, joins []int) {
 		select {
 		case <-e.proc.done:
 		case <-time.After(hangUpPatience):
-			s.reaper.signalGroup(e.proc, unix.SIGKILL)
-			<-e.proc.done
+			s.reaper.signalGroup(e.proc, unix.SIGKILL) // finish waits for the end
 		}
 	}
 }

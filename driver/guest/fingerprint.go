@@ -172,8 +172,11 @@ func (f *fingerprint) holds() bool {
 }
 
 func (p dirPrint) changed() bool {
-	if identify(p.path) == p.id {
+	switch id := identify(p.path); {
+	case id == p.id:
 		return false
+	case id.dev != p.id.dev || id.ino != p.id.ino:
+		return true // another directory
 	}
 	now := listNames(p.path)
 	if p.names == nil || now == nil {

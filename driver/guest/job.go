@@ -20,11 +20,12 @@ func (s *server) onMain(c *wire.Conn, req *wire.Request, fds []int) {
 		answer(c, failed(err))
 		return
 	}
+	// Before anybody waits for its end, which closes all connections.
+	answer(c, wire.Event{Event: wire.EventStarted, Pid: x.proc.pid})
 	s.goDo(func() {
 		<-x.proc.done
 		s.stop(s.mainEnded(x.proc))
 	})
-	answer(c, wire.Event{Event: wire.EventStarted, Pid: x.proc.pid})
 }
 
 // startMain starts a process that prints to the first two of fds.
@@ -42,7 +43,7 @@ func (s *server) startMain(req *wire.Request, fds []int) (*execution, error) {
 	}
 	x := newExecution(req)
 	s.mu.Lock()
-	err := s.reserve(req.ID)
+	err := s.free(req.ID)
 	if err == nil && s.main != nil {
 		err = errors.New("the main process runs already")
 	}

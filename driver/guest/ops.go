@@ -66,9 +66,9 @@ func (s *server) environment(extra map[string]string) []string {
 
 var errNoID = errors.New("no id given")
 
-// reserve notes that something starts under id. The place is to be filled or
-// given up.
-func (s *server) reserve(id string) error {
+// free tells why nothing can start under id, if so. Called with mu held, until
+// the place is taken.
+func (s *server) free(id string) error {
 	if id == "" {
 		return errNoID
 	}
@@ -79,14 +79,14 @@ func (s *server) reserve(id string) error {
 		return fmt.Errorf("an execution %s is there already", id)
 	}
 	if s.closed {
-		return errors.New("init ends")
+		return errClosing
 	}
 	return nil
 }
 
 func (s *server) onPrepare(c *wire.Conn, req *wire.Request, joins []int) {
 	s.mu.Lock()
-	err := s.reserve(req.ID)
+	err := s.free(req.ID)
 	if err == nil {
 		s.runners[req.ID] = nil
 	}
@@ -138,11 +138,25 @@ func (s *server) onDiscard(c *wire.Conn, req *wire.Request) {
 	if r != nil {
 		s.discard(r)
 		if r.bun != nil {
-			<-r.bun.proc.done // it was killed
-			ev.Pid = r.bun.proc.pid
+			ev = r.bun.gone(ev)
 		}
 	}
 	answer(c, ev)
+}
+
+// killPatience bounds the wait for the end of a process that was killed. One in
+// a frozen cgroup ends when that is thawed.
+const killPatience = 10 * time.Second
+
+// gone returns ended once b, which was killed, is.
+func (b *bun) gone(ended wire.Event) wire.Event {
+	select {
+	case <-b.proc.done:
+		ended.Pid = b.proc.pid
+		return ended
+	case <-time.After(killPatience):
+		return failed(fmt.Errorf("runner %d was killed and is there after %s: is its cgroup frozen?", b.proc.pid, killPatience))
+	}
 }
 
 func (s *server) onRun(c *wire.Conn, req *wire.Request, joins []int) {
@@ -173,7 +187,7 @@ func (s *server) startRun(req *wire.Request, joins []int) (*execution, error) {
 		}
 	}
 	if err == nil {
-		err = s.reserve(req.ID)
+		err = s.free(req.ID)
 	}
 	if err == nil {
 		s.units[req.ID] = nil

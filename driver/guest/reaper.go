@@ -5,6 +5,7 @@ package guest
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/signal"
 	"sync"
@@ -49,7 +50,10 @@ func exitCode(ws syscall.WaitStatus) (code, sig int) {
 type reaper struct {
 	mu       sync.Mutex
 	children map[int]*process
+	closed   bool // nothing more starts
 }
+
+var errClosing = errors.New("init ends")
 
 func newReaper() *reaper { return &reaper{children: make(map[int]*process)} }
 
@@ -57,6 +61,9 @@ func newReaper() *reaper { return &reaper{children: make(map[int]*process)} }
 func (r *reaper) start(fork func() (pid int, err error)) (*process, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.closed {
+		return nil, errClosing
+	}
 	pid, err := fork()
 	if err != nil {
 		return nil, err
@@ -88,7 +95,7 @@ func (r *reaper) reap() {
 	for {
 		var ws syscall.WaitStatus
 		pid, err := syscall.Wait4(-1, &ws, syscall.WNOHANG, nil)
-		if err == unix.EINTR {
+		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil || pid <= 0 {
@@ -111,10 +118,11 @@ func (r *reaper) signalGroup(p *process, sig syscall.Signal) {
 	}
 }
 
-// killAll ends every process that was started, with its group.
-func (r *reaper) killAll() {
+// close ends every process that was started, with its group, and starts no more.
+func (r *reaper) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.closed = true
 	for pid := range r.children {
 		_ = unix.Kill(-pid, unix.SIGKILL)
 		_ = unix.Kill(pid, unix.SIGKILL) // one that has no group of its own yet

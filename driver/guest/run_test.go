@@ -114,6 +114,23 @@ func TestCodeInAnotherDirectory(t *testing.T) {
 	}
 }
 
+// TestDirectoryReplaced has the runner's directory removed and made anew.
+func TestDirectoryReplaced(t *testing.T) {
+	b := newBox(t)
+	dir := b.workspace + "/sub"
+	for id, env := range map[string]map[string]string{"a": nil, "b": {"X": "Y"}} {
+		b.write("workspace/sub/m.ts", "export const m = 'old';")
+		b.request(wire.Request{Op: wire.OpPrepare, ID: id, Dir: dir}).await(wire.EventReady)
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+		b.write("workspace/sub/m.ts", "export const m = 'new';")
+		if r := b.code(id, `import { m } from "./m"; console.log(m);`, env).finish(); r.stdout != "new\n" {
+			t.Errorf("result: %+v", r)
+		}
+	}
+}
+
 // TestPlantedEntry puts a link where init will write code.
 func TestPlantedEntry(t *testing.T) {
 	b := newBox(t)

@@ -134,7 +134,7 @@ func (s *server) startBun(r *runner, x *execution, e *entry, code string, open b
 }
 
 // errNoGate says that Bun ended before it came to the gate.
-var errNoGate = errors.New("Bun ended before it was ready")
+var errNoGate = errors.New("the runner's Bun ended before it was ready")
 
 // awaitGate waits until Bun has reached the gate.
 func (b *bun) awaitGate() error {
@@ -145,7 +145,7 @@ func (b *bun) awaitGate() error {
 	n, err := b.gate.Read(word[:])
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("Bun was not ready within %s", gateTimeout)
+		return fmt.Errorf("the runner's Bun was not ready within %s", gateTimeout)
 	case n != 1 || word[0] != gateReached:
 		return errNoGate
 	}
@@ -217,7 +217,7 @@ func (s *server) run(r *runner, req *wire.Request) (*execution, error) {
 func (s *server) runFresh(r *runner, env []string, req *wire.Request) (*execution, error) {
 	old := r.bun
 	var e *entry
-	if old != nil && r.dir == req.Dir {
+	if old != nil && old.entry.in(req.Dir) {
 		e, old.entry = old.entry, nil // it never read it
 	}
 	if old != nil {

@@ -138,7 +138,7 @@ func (s *server) close() {
 			s.discard(r)
 		}
 	}
-	s.reaper.killAll()
+	s.reaper.close()
 	s.mu.Lock()
 	for _, x := range s.units {
 		if x != nil {

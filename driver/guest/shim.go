@@ -139,7 +139,7 @@ func setLimits(maxFiles uint64) error {
 // From the change of the uid until the exec the process is not dumpable: others
 // of its uid can neither trace it nor look at its descriptors.
 func dropPrivileges(uid, gid int) (step string, err error) {
-	for c := uintptr(0); c < 64; c++ {
+	for c := range uintptr(64) {
 		err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0)
 		if err == unix.EINVAL {
 			break // past the last one that this kernel knows
@@ -210,9 +210,10 @@ func execute(argv, env []string) error {
 		if dir == "" {
 			dir = "."
 		}
-		switch err := syscall.Exec(dir+"/"+argv[0], argv, env); err {
-		case unix.ENOENT, unix.ENOTDIR:
-		case unix.EACCES:
+		err := syscall.Exec(dir+"/"+argv[0], argv, env)
+		switch {
+		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+		case errors.Is(err, unix.EACCES):
 			found = err // another directory may have one to execute
 		default:
 			return err

@@ -20,8 +20,10 @@ func TestPrivileges(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := b.request(wire.Request{
-		Op: wire.OpRun, ID: "x", Dir: b.workspace, Argv: []string{"sh", "-c",
-			`cat /proc/self/status; id -u; id -G; ulimit -n; ulimit -Hn; ulimit -c; echo fds: $(ls /proc/self/fd); cut -d' ' -f5,6 /proc/self/stat; echo $$`},
+		Op: wire.OpRun, ID: "x", Dir: b.workspace, Argv: []string{
+			"sh", "-c",
+			`cat /proc/self/status; id -u; id -G; ulimit -n; ulimit -Hn; ulimit -c; echo fds: $(ls /proc/self/fd); cut -d' ' -f5,6 /proc/self/stat; echo $$`,
+		},
 	})
 	r := c.finish()
 	for _, want := range []string{

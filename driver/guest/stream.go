@@ -78,7 +78,7 @@ func (st *stream) pump() {
 	_ = st.raw.Read(func(fd uintptr) bool {
 		for {
 			switch n, err := st.once(int(fd)); {
-			case err == unix.EAGAIN:
+			case errors.Is(err, unix.EAGAIN):
 				return false
 			case err != nil || n == 0:
 				return true

@@ -163,7 +163,9 @@ func (c *Conn) send(b []byte, files []*os.File) error {
 		if err != nil {
 			return err
 		}
-		b = b[n:]
+		if b = b[n:]; len(b) == 0 {
+			return nil // an empty write fails when the other side has answered and closed
+		}
 	}
 	_, err := c.conn.Write(b)
 	return err

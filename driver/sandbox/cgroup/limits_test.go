@@ -76,8 +76,10 @@ func TestQuota(t *testing.T) {
 		before := stats(t, g)
 		e := newExecution(t, g, "spin")
 		start(t, e, "spin")
-		err := until(t.Context(), "ten periods", func() (bool, error) {
-			return stats(t, g).Periods >= before.Periods+10, nil
+		// As long as it takes: beside other work the session may not even get its
+		// quota in some periods.
+		err := until(t.Context(), "five throttled periods", func() (bool, error) {
+			return stats(t, g).ThrottledPeriods >= before.ThrottledPeriods+5, nil
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -86,7 +88,7 @@ func TestQuota(t *testing.T) {
 		n := after.Periods - before.Periods
 		// One for the burst, and one for each CPU's slice that is handed out ahead.
 		most := time.Duration(float64(n+2) * cores * cpuPeriod * float64(time.Microsecond))
-		if used := after.CPU - before.CPU; used > most || after.ThrottledPeriods-before.ThrottledPeriods < n/2 {
+		if used := after.CPU - before.CPU; used > most {
 			t.Errorf("%v of CPU time in %d periods, more than %v: %+v", used, n, most, after)
 		}
 		if after.Throttled == 0 {
