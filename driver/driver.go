@@ -215,9 +215,7 @@ func (d *Driver) start(cfg *drivers.TaskConfig) (*drivers.TaskHandle, error) {
 		fmt.Errorf("sandbox not started within %s", startTimeout))
 	defer cancel()
 	if task.Session != nil {
-		if err := d.claimSession(ctx, task); err != nil {
-			return nil, err
-		}
+		task.Claim = func(ctx context.Context) error { return d.claimSession(ctx, task) }
 	}
 	began := time.Now()
 	instance, err := runtime.Start(ctx, task)

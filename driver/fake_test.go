@@ -72,6 +72,11 @@ type wardenOrder struct {
 const fakeLocal = "/tmp/local"
 
 func (r *fakeRuntime) Start(ctx context.Context, task *driver.Task) (driver.Instance, error) {
+	if task.Claim != nil {
+		if err := task.Claim(ctx); err != nil {
+			return nil, err
+		}
+	}
 	order := wardenOrder{
 		Env: task.Env, Local: task.LocalDir, Stdout: task.Stdout, Stderr: task.Stderr,
 		Cgroup: filepath.Join(cgroupRoot(), task.Cgroup),
@@ -338,7 +343,9 @@ type recorded struct {
 func (r *recorded) record(task *driver.Task) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.tasks = append(r.tasks, task)
+	told := *task
+	told.Claim = nil // a function compares with nothing
+	r.tasks = append(r.tasks, &told)
 }
 
 func (r *recorded) Start(ctx context.Context, task *driver.Task) (driver.Instance, error) {

@@ -125,6 +125,11 @@ type Task struct {
 
 	// Session is nil for an ordinary job.
 	Session *Session
+	// Claim makes the session's epoch this allocation's own, and its addresses
+	// known. Start calls it once it listens on them, so that no front-end meets
+	// whoever had the ports before, and before there is a sandbox. Its error is
+	// Start's. Nil for an ordinary job and for Recover.
+	Claim func(ctx context.Context) error
 	// API and Preview are the host:port on which the node agent serves
 	// a session.
 	API, Preview string

@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -115,6 +116,7 @@ func (a *Agent) Close() error {
 	a.mu.Unlock()
 	for _, i := range open {
 		i.let(errPluginStops)
+		i.box.Close()
 	}
 	a.tasks.Wait()
 	return a.node.Close()
@@ -125,10 +127,16 @@ var errPluginStops = errors.New("the driver plugin is stopping")
 
 // Start implements driver.Runtime.
 func (a *Agent) Start(ctx context.Context, task *driver.Task) (driver.Instance, error) {
-	// A session's claim is public by now: who comes early waits in the backlog.
 	doors, err := openDoors(ctx, task)
 	if err != nil {
 		return nil, err
+	}
+	if task.Claim != nil {
+		// Front-ends know of it from now on: who comes early waits in the backlog.
+		if err := task.Claim(ctx); err != nil {
+			doors.close()
+			return nil, err
+		}
 	}
 	box, err := a.node.Start(ctx, specOf(task))
 	if err != nil {
@@ -233,7 +241,7 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox, end func()) 
 		ctx: ctx, cancel: cancel,
 		executions: make(map[string]*execution), busy: make(map[string]int), lastActive: time.Now(),
 	}
-	s.runners = &runners{session: s, want: readyRunners}
+	s.runners = &runners{session: s, changed: make(chan struct{})}
 	if !s.Expires.IsZero() {
 		s.expiry = time.AfterFunc(time.Until(s.Expires), end)
 	}
@@ -252,15 +260,36 @@ func openDoors(ctx context.Context, task *driver.Task) (d doors, err error) {
 	if task.Session == nil {
 		return d, nil
 	}
-	var lc net.ListenConfig
-	if d.api, err = lc.Listen(ctx, "tcp", task.API); err == nil {
-		d.preview, err = lc.Listen(ctx, "tcp", task.Preview)
+	ctx, cancel := context.WithTimeout(ctx, portPatience)
+	defer cancel()
+	if d.api, err = listenSoon(ctx, task.API); err == nil {
+		d.preview, err = listenSoon(ctx, task.Preview)
 	}
 	if err != nil {
 		d.close()
 		return doors{}, fmt.Errorf("listen for the session: %w", err)
 	}
 	return d, nil
+}
+
+// portPatience is how long a port may still be another allocation's: Nomad gives
+// the ports of one that is to stop away before it has.
+const portPatience = 5 * time.Second
+
+// listenSoon listens on addr, and waits while somebody else does.
+func listenSoon(ctx context.Context, addr string) (net.Listener, error) {
+	var lc net.ListenConfig
+	for {
+		l, err := lc.Listen(ctx, "tcp", addr)
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			return l, err
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
 }
 
 func (d doors) close() {
@@ -274,7 +303,7 @@ func (d doors) close() {
 const (
 	// answerLimit is how much of each stream an answer holds (api.md).
 	answerLimit = 1 << 20
-	// readyRunners wait in each session.
+	// readyRunners wait in each session that has executed something.
 	readyRunners = 2
 	// workspaceOwner owns, on disk, what is the session's.
 	workspaceOwner = 1000

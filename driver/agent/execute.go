@@ -8,7 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/buntime/buntime/driver/guest/wire"
 	"github.com/buntime/buntime/driver/sandbox/cgroup"
@@ -175,6 +178,9 @@ func (s *Session) start(ctx context.Context, e *execution, req wire.Request, sou
 	case ev.Event == wire.EventFailed && ev.Stale:
 		c.Close()
 		return errStale
+	case strings.Contains(ev.Error, unix.ENOSPC.Error()):
+		c.Close()
+		return fileError("code", "the code to run", unix.ENOSPC)
 	case ev.Event != wire.EventStarted:
 		c.Close()
 		return fmt.Errorf("start the execution: %s", ev.Error)
@@ -197,7 +203,7 @@ func (s *Session) follow(e *execution, c *guest) {
 		case <-s.ctx.Done():
 		}
 		done()
-		s.runners.fill()
+		s.runners.fill(readyRunners)
 		if r := e.lookup(); r.State == stateBackground {
 			e.journal.begin(e, c)
 		} else if r.State == stateExited {

@@ -31,8 +31,9 @@ type forward struct {
 }
 
 func listenForward(ctx context.Context, box *sandbox.Sandbox, port driver.Port, log hclog.Logger) (*forward, error) {
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", port.Listen)
+	soon, cancel := context.WithTimeout(ctx, portPatience)
+	defer cancel()
+	l, err := listenSoon(soon, port.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("listen for port %q: %w", port.Label, err)
 	}

@@ -70,7 +70,7 @@ func (i *instance) open(ctx context.Context, doors doors, recovered bool) error 
 			return err
 		}
 	}
-	s.runners.fill()
+	s.runners.fill(1) // the first execution waits for it; more would only slow it down
 	s.serve(doors.api, s.api(claim.Token(i.agent.config.NodeSecret, s.ID)))
 	s.serve(doors.preview, s.preview())
 	return nil

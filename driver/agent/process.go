@@ -83,6 +83,9 @@ func (s *Session) processes() []Process {
 // clockTick is USER_HZ, 100 on every architecture that Linux supports today.
 const clockTick = 10 * time.Millisecond
 
+// exiting is the kernel's PF_EXITING: the process has called exit.
+const exiting = 0x4
+
 var pageSize = int64(os.Getpagesize())
 
 // inspect reads what /proc says of a process.
@@ -101,6 +104,9 @@ func inspect(host int) (Process, error) {
 	}
 	if fields[0] == "Z" || fields[0] == "X" {
 		return p, os.ErrProcessDone
+	}
+	if flags, err := strconv.ParseUint(fields[9-3], 10, 64); err == nil && flags&exiting != 0 {
+		return p, os.ErrProcessDone // Bun takes some milliseconds to give its memory back
 	}
 	number := func(i int) int64 { n, _ := strconv.ParseInt(fields[i-3], 10, 64); return n } // proc(5) counts from 1, fields begin at the third
 	p.CPUTime = milliseconds(time.Duration(number(14)+number(15)) * clockTick)

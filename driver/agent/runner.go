@@ -32,11 +32,12 @@ const prepareTimeout = 20 * time.Second
 // execution uses.
 type runners struct {
 	session *Session
-	want    int
 
 	mu       sync.Mutex
 	ready    []*runner
 	starting int
+	waiting  int           // for one that is being started
+	changed  chan struct{} // closed and replaced when one is started, or was not
 }
 
 // The kinds of what has a cgroup of its own, as its name begins.
@@ -73,25 +74,46 @@ func (r *runners) prepare(ctx context.Context, dir string) (*runner, error) {
 	return run, nil
 }
 
-// take returns a ready runner for dir, or starts one.
+// take returns a ready runner for dir, waits for one that is being started for
+// nobody else, or starts one.
 func (r *runners) take(ctx context.Context, dir string) (*runner, error) {
-	if dir == workspaceDir {
-		r.mu.Lock()
-		if n := len(r.ready); n > 0 {
+	if dir != workspaceDir {
+		return r.prepare(ctx, dir)
+	}
+	r.mu.Lock()
+	for {
+		if len(r.ready) > 0 {
 			run := r.ready[0]
 			r.ready = r.ready[1:]
 			r.mu.Unlock()
 			return run, nil
 		}
+		if r.waiting >= r.starting {
+			r.mu.Unlock()
+			return r.prepare(ctx, dir)
+		}
+		r.waiting++
+		changed := r.changed
 		r.mu.Unlock()
+		var err error
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+		r.mu.Lock()
+		r.waiting--
+		if err != nil {
+			r.mu.Unlock()
+			return nil, err
+		}
 	}
-	return r.prepare(ctx, dir)
 }
 
-// fill starts runners in the background until as many are ready as wanted.
-func (r *runners) fill() {
+// fill starts runners in the background until want are ready.
+func (r *runners) fill(want int) {
 	r.mu.Lock()
-	missing := r.want - len(r.ready) - r.starting
+	missing := want - len(r.ready) - r.starting
 	if missing <= 0 {
 		r.mu.Unlock()
 		return
@@ -106,6 +128,8 @@ func (r *runners) fill() {
 			if err == nil {
 				r.ready = append(r.ready, run)
 			}
+			close(r.changed)
+			r.changed = make(chan struct{})
 			r.mu.Unlock()
 			if err != nil && r.session.ctx.Err() == nil {
 				r.session.log.Warn("no runner could be started", "error", err)

@@ -134,15 +134,17 @@ func (p program) run(b *box, id string, env map[string]string) (r result, c *cli
 var ports = regexp.MustCompile(`(localhost|127\.0\.0\.1):\d+`)
 
 func (r result) same(o result) string {
-	clean := func(s string) string { return ports.ReplaceAllString(s, "$1:PORT") }
+	differ := func(a, b string) bool {
+		return a != b && ports.ReplaceAllString(a, "$1:PORT") != ports.ReplaceAllString(b, "$1:PORT")
+	}
 	var diff []string
 	if r.code != o.code {
 		diff = append(diff, fmt.Sprintf("exit code %d, with plain bun %d", r.code, o.code))
 	}
-	if clean(r.stdout) != clean(o.stdout) {
+	if differ(r.stdout, o.stdout) {
 		diff = append(diff, fmt.Sprintf("stdout (%d bytes)\n%.1000s\nwith plain bun (%d bytes)\n%.1000s", len(r.stdout), r.stdout, len(o.stdout), o.stdout))
 	}
-	if clean(r.stderr) != clean(o.stderr) {
+	if differ(r.stderr, o.stderr) {
 		diff = append(diff, fmt.Sprintf("stderr (%d bytes)\n%.1000s\nwith plain bun (%d bytes)\n%.1000s", len(r.stderr), r.stderr, len(o.stderr), o.stderr))
 	}
 	return strings.Join(diff, "\n")

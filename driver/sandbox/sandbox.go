@@ -292,6 +292,24 @@ func (s *Sandbox) End() error {
 	return s.Kill()
 }
 
+// Close lets go of a sandbox that goes on, for another process to Recover.
+func (s *Sandbox) Close() {
+	s.destroy.Lock()
+	defer s.destroy.Unlock()
+	if s.gone {
+		return
+	}
+	s.node.mu.Lock()
+	delete(s.node.boxes, s.state.Slot)
+	s.node.mu.Unlock()
+	if s.network != nil {
+		s.network.Close()
+	}
+	if s.workspace != nil {
+		_ = s.workspace.Close() // descriptors only
+	}
+}
+
 // Destroy ends the sandbox if it still runs and removes all that belongs to it.
 // It may be called again after an error.
 func (s *Sandbox) Destroy(ctx context.Context) error {
