@@ -50,8 +50,7 @@ func unavailable(format string, args ...any) *Error {
 // asError gives any error the shape of an answer. What is not an Error already
 // is our own fault and says so.
 func asError(err error) *Error {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
 	return &Error{Status: http.StatusInternalServerError, Code: "internal_error", Message: err.Error()}

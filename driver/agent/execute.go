@@ -86,10 +86,7 @@ func (s *Session) prepareWorkspace(req *ExecuteRequest) (string, error) {
 	}
 	st, err := s.files.root.Stat(dir)
 	if err != nil {
-		if e, ok := fileError("workingDir", req.WorkingDir, err).(*Error); ok {
-			return "", invalid("workingDir", "%s", e.Message)
-		}
-		return "", err
+		return "", invalid("workingDir", "%s", asError(fileError("workingDir", req.WorkingDir, err)).Message)
 	}
 	if !st.IsDir() {
 		return "", invalid("workingDir", "%q is a file, not a directory", req.WorkingDir)

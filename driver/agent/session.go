@@ -64,13 +64,6 @@ type Session struct {
 // errEnded is the cause with which everything of a session is cancelled.
 var errEnded = errors.New("the session has ended on this node")
 
-// touch counts as activity.
-func (s *Session) touch() {
-	s.mu.Lock()
-	s.lastActive = time.Now()
-	s.mu.Unlock()
-}
-
 // active marks the session busy with kind until the returned function is called.
 func (s *Session) active(kind string) (done func()) {
 	s.mu.Lock()
