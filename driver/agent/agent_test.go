@@ -83,6 +83,12 @@ func newConfig(t testing.TB) *driver.Config {
 
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
+	return newFixtureFor(t, time.Hour)
+}
+
+// newFixtureFor is newFixture with a session that expires after ttl.
+func newFixtureFor(t testing.TB, ttl time.Duration) *fixture {
+	t.Helper()
 	config := newConfig(t)
 	log := hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: testWriter{t}})
 	a, err := Open(context.Background(), config, log)
@@ -92,7 +98,7 @@ func newFixture(t testing.TB) *fixture {
 	f := &fixture{agent: a, config: config, task: &driver.Task{
 		ID: "alloc/session/1", AllocID: fmt.Sprintf("test-%d", time.Now().UnixNano()), Name: "session",
 		Limits:  driver.Limits{Memory: 512 << 20, CPUCores: 1, Pids: 512, Files: 4096, Disk: 256 << 20},
-		Session: &driver.Session{ID: "ses_test", Epoch: 1, ExpiresAt: time.Now().Add(time.Hour)},
+		Session: &driver.Session{ID: "ses_test", Epoch: 1, ExpiresAt: time.Now().Add(ttl)},
 		API:     freeAddress(t), Preview: freeAddress(t),
 	}}
 	t.Cleanup(func() {
@@ -272,5 +278,24 @@ func (f *fixture) restart(t testing.TB) {
 	}
 	if f.instance, err = f.agent.Recover(t.Context(), f.task, state); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestExpiry wants the node to end a session by itself when its time has come,
+// with nobody asking, and as a success.
+func TestExpiry(t *testing.T) {
+	f := newFixtureFor(t, 1500*time.Millisecond)
+	f.run(t, map[string]any{"code": "Bun.serve({port: 8080, fetch: () => new Response('x')})"})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	exit, err := f.instance.Wait(ctx)
+	if err != nil || exit.Code != 0 || exit.Err != nil {
+		t.Fatalf("exit %+v, %v", exit, err)
+	}
+	if time.Now().Before(f.task.Session.ExpiresAt) {
+		t.Error("ended before its time")
+	}
+	if _, err := net.Dial("tcp", f.task.API); err == nil {
+		t.Error("the session's port answers after its end")
 	}
 }
