@@ -188,7 +188,7 @@ func startConsul(t *testing.T) string {
 	t.Helper()
 	binary := findConsul()
 	if binary == "" {
-		t.Skip("no Consul in the tool cache or on PATH")
+		t.Fatal("no Consul in the tool cache or on PATH: make deps")
 	}
 	var listeners [4]net.Listener // all at a time, for different ports
 	var ports [4]int

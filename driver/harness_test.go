@@ -96,7 +96,7 @@ func sandboxConfig(t *testing.T) map[string]any {
 	t.Helper()
 	roots, _ := filepath.Glob(filepath.Join(toolCache(), "rootfs-*"))
 	if len(roots) == 0 {
-		t.Skip("no rootfs in the tool cache: make rootfs")
+		t.Fatal("no rootfs in the tool cache: make rootfs")
 	}
 	slices.SortFunc(roots, func(a, b string) int { return modified(t, a).Compare(modified(t, b)) })
 	init, err := buildInit()
