@@ -255,6 +255,9 @@ func TestSpoiledHistory(t *testing.T) {
 	if r2.ExitCode != 0 {
 		t.Fatalf("%+v", r2)
 	}
+	// Where the next execution's result belongs, a pipe that somebody reads none of.
+	next := fmt.Sprintf(".buntime/executions/exec_%d", executions+2)
+	f.run(t, map[string]any{"command": "mkdir " + next + " && mkfifo " + next + "/result.json " + next + "/stdout && (sleep 1000 <>" + next + "/result.json >/dev/null 2>&1 &)"})
 	begin := time.Now()
 	f.call(t, "GET", "/v1/executions/evil/output", nil, nil)
 	for range 3 {
@@ -297,5 +300,41 @@ func TestExpiry(t *testing.T) {
 	}
 	if _, err := net.Dial("tcp", f.task.API); err == nil {
 		t.Error("the session's port answers after its end")
+	}
+}
+
+// TestPreviewIsOfOneSession wants the node to keep from a session what was meant
+// for another, and an API key from any.
+func TestPreviewIsOfOneSession(t *testing.T) {
+	f := newFixture(t)
+	f.run(t, map[string]any{"code": "Bun.serve({port: 8080, fetch: r => new Response(r.headers.get('authorization') ?? 'none')})"})
+	for _, c := range []struct {
+		host, authorization string
+		status              int
+		body                string
+	}{
+		{"ses-test.example.org", "Bearer btk_secret", 200, "none"},
+		{"8080-SES_test.example.org", "Basic eDp5", 200, "Basic eDp5"},
+		{f.task.Preview, "", 200, "none"},
+		{"ses-other.example.org", "Basic eDp5", 421, ""},
+		{"8080-ses-other.example.org", "", 421, ""},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+f.task.Preview+"/", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Host = c.host
+		if c.authorization != "" {
+			req.Header.Set("Authorization", c.authorization)
+		}
+		res, err := f.client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil || res.StatusCode != c.status || c.body != "" && string(body) != c.body {
+			t.Errorf("host %q with %q: %d %q, %v", c.host, c.authorization, res.StatusCode, body, err)
+		}
 	}
 }

@@ -65,9 +65,10 @@ const (
 	// OpPing answers one Event "pong" and closes.
 	OpPing Op = "ping"
 	// OpPrepare starts a runner: a Bun process that waits in its gate for
-	// code. Descriptors: the cgroup.procs files that the process writes itself
-	// into before it becomes Bun. Answers Event "ready" (Pid set) once the gate
-	// is reached, or "failed". The runner lives on after the connection closes.
+	// code. Descriptors: what gets the process into its cgroups before it becomes
+	// Bun: on v2 a directory to be born in, first; then files of v1 to write "0"
+	// to (package cgroup). Answers Event "ready" (Pid set) once the gate is
+	// reached, or "failed". The runner lives on after the connection closes.
 	OpPrepare Op = "prepare"
 	// OpRun hands code to the prepared runner of the same ID, or, without
 	// Code, starts Argv as a new process (a command); descriptors then as with
