@@ -54,6 +54,11 @@ type Agent struct {
 
 // Open starts the node agent.
 func Open(ctx context.Context, config *driver.Config, log hclog.Logger) (driver.Runtime, error) {
+	return open(ctx, config, log, nil)
+}
+
+// open is Open that leaves out some layers of the sandboxes', for tests.
+func open(ctx context.Context, config *driver.Config, log hclog.Logger, without []sandbox.Layer) (*Agent, error) {
 	certs := hostCerts
 	if _, err := os.Stat(certs); err != nil {
 		certs = ""
@@ -70,6 +75,7 @@ func Open(ctx context.Context, config *driver.Config, log hclog.Logger) (driver.
 		},
 		ReadyWorkspaces: readyWorkspaces,
 		ReadySize:       config.Defaults.DiskMB << 20,
+		Without:         without,
 	}, log)
 	if err != nil {
 		return nil, err

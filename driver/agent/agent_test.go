@@ -23,6 +23,7 @@ import (
 
 	"github.com/buntime/buntime/driver"
 	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/sandbox"
 )
 
 const testSecret = "a secret of this test alone"
@@ -76,9 +77,25 @@ func newConfig(t testing.TB) *driver.Config {
 		Rootfs: tool(t, "driver/sandbox/rootfs/build", bun), Bun: driver.DefaultBun,
 		Init: filepath.Join(root(t), "out/libexec/buntime-init"), StateDir: state,
 		NodeSecret: []byte(testSecret),
-		Network:    driver.NetworkConfig{Pool: netip.MustParsePrefix("198.19.128.0/17")},
+		Network:    driver.NetworkConfig{Pool: freePool(t)},
 		Defaults:   driver.LimitDefaults{DiskMB: 256},
 	}
+}
+
+// freePool returns a range of addresses that no other test of this machine uses. A
+// name in the abstract namespace is held for it, which goes with the process.
+func freePool(t testing.TB) netip.Prefix {
+	t.Helper()
+	for n := 128; n < 256; n++ {
+		l, err := net.Listen("unix", fmt.Sprintf("@buntime-test-pool-%d", n))
+		if err != nil {
+			continue
+		}
+		t.Cleanup(func() { l.Close() })
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 19, byte(n), 0}), 24)
+	}
+	t.Fatal("no range of addresses is free")
+	return netip.Prefix{}
 }
 
 func newFixture(t testing.TB) *fixture {
@@ -89,9 +106,16 @@ func newFixture(t testing.TB) *fixture {
 // newFixtureFor is newFixture with a session that expires after ttl.
 func newFixtureFor(t testing.TB, ttl time.Duration) *fixture {
 	t.Helper()
+	return newFixtureWith(t, ttl, nil, nil)
+}
+
+// newFixtureWith is newFixtureFor without some layers, for a task that change has
+// changed.
+func newFixtureWith(t testing.TB, ttl time.Duration, without []sandbox.Layer, change func(*driver.Task)) *fixture {
+	t.Helper()
 	config := newConfig(t)
 	log := hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: testWriter{t}})
-	a, err := Open(context.Background(), config, log)
+	a, err := open(context.Background(), config, log, without)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,6 +125,9 @@ func newFixtureFor(t testing.TB, ttl time.Duration) *fixture {
 		Session: &driver.Session{ID: "ses_test", Epoch: 1, ExpiresAt: time.Now().Add(ttl)},
 		API:     freeAddress(t), Preview: freeAddress(t),
 	}}
+	if change != nil {
+		change(f.task)
+	}
 	t.Cleanup(func() {
 		if err := f.agent.Close(); err != nil {
 			t.Error(err)

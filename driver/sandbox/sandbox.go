@@ -176,6 +176,11 @@ func (s *Sandbox) boot(spec Spec) error {
 		return err
 	}
 	s.state.Pid = p.pid
+	// Where the plugin itself may leave no core at all, init could not raise it.
+	limit := unix.Rlimit{Cur: wire.CoreLimit, Max: wire.CoreLimit}
+	if err := unix.Prlimit(p.pid, unix.RLIMIT_CORE, &limit, nil); err != nil {
+		return errors.Join(fmt.Errorf("limit core files of init: %w", err), unix.Kill(p.pid, unix.SIGKILL))
+	}
 	if s.proc, err = watch(p.pid, filepath.Join(s.dir, "exit")); err != nil {
 		// Nothing else can end it once we return.
 		_ = unix.Kill(p.pid, unix.SIGKILL)
