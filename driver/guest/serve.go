@@ -41,7 +41,7 @@ type Config struct {
 	Landlock *wire.Landlock
 	Without  []string
 	// Ready, if not nil, is called once requests will be answered.
-	Ready func() error
+	Ready func() error `json:"-"`
 	// Exit is where the end of the main process is written; nil where there
 	// will be none.
 	Exit *os.File
