@@ -245,8 +245,10 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox, end func()) 
 		log: a.log.With("session", task.Session.ID), box: box, guest: guestHost{box}, files: f,
 		journal: &history{files: f, known: -1}, writes: w, limit: answerLimit,
 		ctx: ctx, cancel: cancel,
-		executions: make(map[string]*execution), busy: make(map[string]int), lastActive: time.Now(),
+		executions: make(map[string]*execution),
 	}
+	s.life = newLife(schedule{idleAfter: a.config.Life.IdleAfter, expires: s.Expires}, box.Group(), notedActivity(box), s.log)
+	s.life.note = s.noteActivity
 	s.runners = &runners{session: s, changed: make(chan struct{})}
 	if !s.Expires.IsZero() {
 		s.expiry = time.AfterFunc(time.Until(s.Expires), end)

@@ -100,33 +100,48 @@ func freePool(t testing.TB) netip.Prefix {
 
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
-	return newFixtureFor(t, time.Hour)
+	return newFixtureOf(t, fixtureOptions{})
 }
 
 // newFixtureFor is newFixture with a session that expires after ttl.
 func newFixtureFor(t testing.TB, ttl time.Duration) *fixture {
 	t.Helper()
-	return newFixtureWith(t, ttl, nil, nil)
+	return newFixtureOf(t, fixtureOptions{ttl: ttl})
 }
 
-// newFixtureWith is newFixtureFor without some layers, for a task that change has
-// changed.
-func newFixtureWith(t testing.TB, ttl time.Duration, without []sandbox.Layer, change func(*driver.Task)) *fixture {
+// fixtureOptions are what a fixture may differ in.
+type fixtureOptions struct {
+	ttl       time.Duration // default: an hour
+	idleAfter time.Duration // default: never
+	without   []sandbox.Layer
+	change    func(*driver.Task)
+}
+
+func newFixtureWith(t testing.TB, without []sandbox.Layer, change func(*driver.Task)) *fixture {
 	t.Helper()
+	return newFixtureOf(t, fixtureOptions{without: without, change: change})
+}
+
+func newFixtureOf(t testing.TB, o fixtureOptions) *fixture {
+	t.Helper()
+	if o.ttl == 0 {
+		o.ttl = time.Hour
+	}
 	config := newConfig(t)
+	config.Life.IdleAfter = o.idleAfter
 	log := hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: testWriter{t}})
-	a, err := open(context.Background(), config, log, without)
+	a, err := open(context.Background(), config, log, o.without)
 	if err != nil {
 		t.Fatal(err)
 	}
 	f := &fixture{agent: a, config: config, task: &driver.Task{
 		ID: "alloc/session/1", AllocID: fmt.Sprintf("test-%d", time.Now().UnixNano()), Name: "session",
 		Limits:  driver.Limits{Memory: 512 << 20, CPUCores: 1, Pids: 512, Files: 4096, Disk: 256 << 20},
-		Session: &driver.Session{ID: "ses_test", Epoch: 1, ExpiresAt: time.Now().Add(ttl)},
+		Session: &driver.Session{ID: "ses_test", Epoch: 1, ExpiresAt: time.Now().Add(o.ttl)},
 		API:     freeAddress(t), Preview: freeAddress(t),
 	}}
-	if change != nil {
-		change(f.task)
+	if o.change != nil {
+		o.change(f.task)
 	}
 	t.Cleanup(func() {
 		if err := f.agent.Close(); err != nil {

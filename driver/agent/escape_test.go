@@ -15,7 +15,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -111,7 +110,7 @@ func TestEscapes(t *testing.T) {
 	t.Run("mutations", func(t *testing.T) {
 		for _, without := range mutations(escapes) {
 			t.Run(fmt.Sprint(without), func(t *testing.T) {
-				f := newFixtureWith(t, time.Hour, without, nil)
+				f := newFixtureWith(t, without, nil)
 				f.upload(t, binary)
 				for _, e := range escapes {
 					if len(e.layers) == 0 {
@@ -218,7 +217,7 @@ func TestAbstractSockets(t *testing.T) {
 		{"shared network without Landlock", []sandbox.Layer{sandbox.LayerLandlock}, shared, "through"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := newFixtureWith(t, time.Hour, c.without, c.change)
+			f := newFixtureWith(t, c.without, c.change)
 			f.upload(t, binary)
 			if got := f.attack(t, escape{name: "abstract socket", argument: name}); got != c.want {
 				t.Errorf("%s, want %s", got, c.want)
@@ -384,7 +383,7 @@ func TestMounts(t *testing.T) {
 
 // TestTold wants what programs ask of the machine to be what the session may use.
 func TestTold(t *testing.T) {
-	f := newFixtureWith(t, time.Hour, nil, func(task *driver.Task) {
+	f := newFixtureWith(t, nil, func(task *driver.Task) {
 		task.Limits.Memory, task.Limits.CPUCores = 768<<20, 0.25
 	})
 	r := f.run(t, map[string]any{"code": `
@@ -412,7 +411,7 @@ func TestTold(t *testing.T) {
 // little memory: what it holds at a time would fit several times, and the
 // collector has to see to it before the kernel does.
 func TestHeapKnowsItsLimit(t *testing.T) {
-	f := newFixtureWith(t, time.Hour, nil, func(task *driver.Task) { task.Limits.Memory = 192 << 20 })
+	f := newFixtureWith(t, nil, func(task *driver.Task) { task.Limits.Memory = 192 << 20 })
 	r := f.run(t, map[string]any{"timeout": 120, "code": `
 		const kept = [];
 		for (let i = 0; i < 400; i++) {

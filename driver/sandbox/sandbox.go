@@ -268,6 +268,18 @@ func (s *Sandbox) Dial(ctx context.Context) (*wire.Conn, error) {
 	return wire.NewConn(c.(*net.UnixConn)), nil
 }
 
+// Keep writes a small file that goes with the sandbox, for who serves it.
+func (s *Sandbox) Keep(name string, content []byte) error {
+	path := filepath.Join(s.dir, name)
+	if err := os.WriteFile(path+".new", content, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// Kept reads what Keep wrote, also in an earlier process.
+func (s *Sandbox) Kept(name string) ([]byte, error) { return os.ReadFile(filepath.Join(s.dir, name)) }
+
 // Done is closed when init has ended, and with it everything in the sandbox.
 func (s *Sandbox) Done() <-chan struct{} { return s.proc.done }
 
