@@ -23,6 +23,8 @@ import (
 	"github.com/buntime/buntime/driver/sandbox"
 	"github.com/buntime/buntime/driver/sandbox/cgroup"
 	"github.com/buntime/buntime/driver/sandbox/network"
+	"github.com/buntime/buntime/driver/snapshot"
+	"github.com/buntime/buntime/driver/snapshot/backend"
 )
 
 const (
@@ -43,6 +45,9 @@ type Agent struct {
 	config *driver.Config
 	log    hclog.Logger
 	node   *sandbox.Node
+
+	snapshots  *snapshot.Repository
+	closeStore func() error
 
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
@@ -80,8 +85,16 @@ func open(ctx context.Context, config *driver.Config, log hclog.Logger, without 
 	if err != nil {
 		return nil, err
 	}
+	store, closeStore, err := backend.Open(config.Store)
+	if err != nil {
+		return nil, errors.Join(err, node.Close())
+	}
+	snapshots, err := snapshot.New(store, snapshot.Config{})
+	if err != nil {
+		return nil, errors.Join(err, closeStore(), node.Close())
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	a := &Agent{config: config, log: log, node: node, cancel: cancel, instances: make(map[*instance]struct{}), settled: time.Now()}
+	a := &Agent{config: config, log: log, node: node, snapshots: snapshots, closeStore: closeStore, cancel: cancel, instances: make(map[*instance]struct{}), settled: time.Now()}
 	a.tasks.Go(func() { a.sweep(ctx) })
 	return a, nil
 }
@@ -125,7 +138,7 @@ func (a *Agent) Close() error {
 		i.box.Close()
 	}
 	a.tasks.Wait()
-	return a.node.Close()
+	return errors.Join(a.node.Close(), a.closeStore())
 }
 
 // errPluginStops ends what serves a sandbox, not the sandbox.
@@ -144,7 +157,11 @@ func (a *Agent) Start(ctx context.Context, task *driver.Task) (driver.Instance, 
 			return nil, err
 		}
 	}
-	box, err := a.node.Start(ctx, specOf(task))
+	spec := specOf(task)
+	if task.Session != nil {
+		spec.Image = a.awaken(task)
+	}
+	box, err := a.node.Start(ctx, spec)
 	if err != nil {
 		doors.close()
 		return nil, err
@@ -157,6 +174,29 @@ func (a *Agent) Start(ctx context.Context, task *driver.Task) (driver.Instance, 
 		return nil, errors.Join(err, i.Destroy(context.WithoutCancel(ctx)))
 	}
 	return i, nil
+}
+
+// awaken returns what makes the workspace of a session that has lived before, nil
+// for one that has not.
+func (a *Agent) awaken(task *driver.Task) func(ctx context.Context, path string) error {
+	if task.Session.Epoch <= 1 {
+		return nil
+	}
+	return func(ctx context.Context, path string) error {
+		last, ok, err := task.Rests.Last(ctx, task.Session.Epoch)
+		if err != nil {
+			return fmt.Errorf("find the session's last snapshot: %w", err)
+		}
+		if !ok {
+			return errors.New("the session has lived before, and nothing says where its workspace is")
+		}
+		key, err := task.Rests.Key(ctx)
+		if err != nil {
+			return err
+		}
+		who := snapshot.Session{ID: task.Session.ID, Key: key, Expires: task.Session.ExpiresAt}
+		return a.snapshots.Restore(ctx, who, last.Snapshot, path)
+	}
 }
 
 // Recover implements driver.Runtime.
@@ -247,7 +287,10 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox, end func()) 
 		ctx: ctx, cancel: cancel,
 		executions: make(map[string]*execution),
 	}
-	s.life = newLife(schedule{idleAfter: a.config.Life.IdleAfter, expires: s.Expires}, box.Group(), notedActivity(box), s.log)
+	s.life = newLife(schedule{
+		idleAfter: a.config.Life.IdleAfter, sleepAfter: a.config.Life.SleepAfter, expires: s.Expires,
+	}, box.Group(), notedActivity(box), s.log)
+	s.keeper = &keeper{session: s, repo: a.snapshots, rests: task.Rests, every: a.config.Life.CheckpointEvery}
 	s.life.note = s.noteActivity
 	s.runners = &runners{session: s, changed: make(chan struct{})}
 	if !s.Expires.IsZero() {
