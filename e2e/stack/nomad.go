@@ -39,6 +39,9 @@ type agent struct {
 	PluginDir, Rootfs, Init, StateDir string
 	NodeSecret                        string
 	Pool                              netip.Prefix
+	StoreDir                          string
+
+	IdleAfter, SleepAfter, CheckpointEvery time.Duration
 }
 
 // startServer starts the Nomad server and waits until it leads its cluster
@@ -80,6 +83,10 @@ func (s *Stack) startClient(ctx context.Context) error {
 	agent.StateDir = filepath.Join(s.Dir, "driver")
 	agent.NodeSecret = s.NodeSecret
 	agent.Pool = s.block.pool()
+	agent.StoreDir = s.storeDir()
+	agent.IdleAfter = cmp.Or(s.options.IdleAfter, 5*time.Minute)
+	agent.SleepAfter = cmp.Or(s.options.SleepAfter, 30*time.Minute)
+	agent.CheckpointEvery = cmp.Or(s.options.CheckpointEvery, time.Minute)
 	if err := s.writeAgent(agent); err != nil {
 		return err
 	}
