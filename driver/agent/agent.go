@@ -59,15 +59,12 @@ func Open(ctx context.Context, config *driver.Config, log hclog.Logger) (driver.
 		certs = ""
 	}
 	node, err := sandbox.Open(sandbox.Config{
-		StateDir: config.StateDir,
-		Rootfs:   config.Rootfs,
-		Init:     config.Init,
-		Bun:      config.Bun,
-		CertFile: certs,
-		Network: network.Config{
-			Pool: config.Network.Pool, Deny: append(network.DefaultDeny, config.Network.Deny...), Resolvers: config.Network.Resolvers,
-			Ready: readyWorkspaces,
-		},
+		StateDir:        config.StateDir,
+		Rootfs:          config.Rootfs,
+		Init:            config.Init,
+		Bun:             config.Bun,
+		CertFile:        certs,
+		Network:         networkOf(config),
 		ReadyWorkspaces: readyWorkspaces,
 		ReadySize:       config.Defaults.DiskMB << 20,
 	}, log)
@@ -78,6 +75,13 @@ func Open(ctx context.Context, config *driver.Config, log hclog.Logger) (driver.
 	a := &Agent{config: config, log: log, node: node, cancel: cancel, instances: make(map[*instance]struct{}), settled: time.Now()}
 	a.tasks.Go(func() { a.sweep(ctx) })
 	return a, nil
+}
+
+// networkOf is the sandboxes' network, with namespaces in store as workspaces.
+func networkOf(config *driver.Config) network.Config {
+	c := config.Network.Sandboxes()
+	c.Ready = readyWorkspaces
+	return c
 }
 
 // sweep removes what no task owns, once Nomad had time to recover its tasks,
@@ -127,6 +131,10 @@ var errPluginStops = errors.New("the driver plugin is stopping")
 
 // Start implements driver.Runtime.
 func (a *Agent) Start(ctx context.Context, task *driver.Task) (driver.Instance, error) {
+	spec, err := specOf(task)
+	if err != nil {
+		return nil, err
+	}
 	doors, err := openDoors(ctx, task)
 	if err != nil {
 		return nil, err
@@ -138,7 +146,7 @@ func (a *Agent) Start(ctx context.Context, task *driver.Task) (driver.Instance, 
 			return nil, err
 		}
 	}
-	box, err := a.node.Start(ctx, specOf(task))
+	box, err := a.node.Start(ctx, spec)
 	if err != nil {
 		doors.close()
 		return nil, err
@@ -181,7 +189,14 @@ func (a *Agent) Recover(ctx context.Context, task *driver.Task, state []byte) (d
 }
 
 // specOf says what sandbox a task wants.
-func specOf(task *driver.Task) sandbox.Spec {
+func specOf(task *driver.Task) (sandbox.Spec, error) {
+	policy := network.Policy{Mode: network.ModeInternet}
+	if p := task.Network; p != nil {
+		var err error
+		if policy, err = network.ParsePolicy(p.Mode, p.Allow); err != nil {
+			return sandbox.Spec{}, fmt.Errorf("network: %w", err)
+		}
+	}
 	spec := sandbox.Spec{
 		Task:     task.ID,
 		Hostname: "bun",
@@ -195,7 +210,7 @@ func specOf(task *driver.Task) sandbox.Spec {
 		Disk:   task.Limits.Disk,
 		Files:  task.Limits.Files,
 		Env:    task.Env,
-		Policy: network.Policy{Mode: network.ModeInternet},
+		Policy: policy,
 		Netns:  task.Netns,
 	}
 	if task.Cgroup == "" {
@@ -203,7 +218,7 @@ func specOf(task *driver.Task) sandbox.Spec {
 	}
 	if task.Session != nil {
 		spec.Hostname = hostLabel(task.Session.ID)
-		return spec
+		return spec, nil
 	}
 	spec.Dirs = map[string]string{}
 	for target, dir := range map[string]string{"/local": task.LocalDir, "/secrets": task.SecretsDir, "/alloc": task.AllocDir} {
@@ -211,7 +226,7 @@ func specOf(task *driver.Task) sandbox.Spec {
 			spec.Dirs[target] = dir
 		}
 	}
-	return spec
+	return spec, nil
 }
 
 // newSession makes a session on a sandbox and serves it.

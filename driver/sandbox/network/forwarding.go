@@ -44,9 +44,10 @@ func outwardLinks(c Config) ([]netlink.Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
+	closed := c.closed()
 	indexes := make(map[int]bool)
 	for _, route := range routes {
-		if route.Type != unix.RTN_UNICAST || denied(c.Deny, route.Dst) {
+		if route.Type != unix.RTN_UNICAST || denied(closed, route.Dst) {
 			continue
 		}
 		indexes[route.LinkIndex] = true
@@ -61,7 +62,7 @@ func outwardLinks(c Config) ([]netlink.Link, error) {
 	var outward []netlink.Link
 	for _, link := range links {
 		attrs := link.Attrs()
-		if indexes[attrs.Index] && attrs.Index != loopbackIndex && attrs.Group != c.group() {
+		if indexes[attrs.Index] && attrs.Index != loopbackIndex && !c.owns(attrs.Group) {
 			outward = append(outward, link)
 		}
 	}
@@ -69,18 +70,13 @@ func outwardLinks(c Config) ([]netlink.Link, error) {
 }
 
 // denied reports whether no sandbox may reach any address of dst.
-func denied(deny []netip.Prefix, dst *net.IPNet) bool {
+func denied(closed []span, dst *net.IPNet) bool {
 	if dst == nil {
 		return false // the default route
 	}
 	first, _ := netip.AddrFromSlice(dst.IP.To4())
 	bits, _ := dst.Mask.Size()
-	for _, d := range deny {
-		if d.Bits() <= bits && d.Contains(first) {
-			return true
-		}
-	}
-	return false
+	return covered(closed, netip.PrefixFrom(first, bits))
 }
 
 func smallestMTU(links []netlink.Link) int {

@@ -196,7 +196,12 @@ func (w testWriter) Write(b []byte) (int, error) {
 // sandbox makes the network of a sandbox for one test.
 func sandbox(t testing.TB, m *Manager, slot int) *Network {
 	t.Helper()
-	n, err := m.Create(t.Context(), slot, Policy{Mode: ModeInternet})
+	return sandboxWith(t, m, slot, Policy{Mode: ModeInternet})
+}
+
+func sandboxWith(t testing.TB, m *Manager, slot int, policy Policy) *Network {
+	t.Helper()
+	n, err := m.Create(t.Context(), slot, policy)
 	if err != nil {
 		t.Fatal(err)
 	}
