@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -100,6 +101,9 @@ type firewall struct {
 	config Config
 	table  *nftables.Table
 
+	noting sync.Mutex
+	noted  map[string]bool // the set of uplinks, should the table get lost
+
 	// The kernel, when a socket closes, finishes what transactions have deleted
 	// before it lets the next begin, some 15 ms. So what sandboxes wait for
 	// goes through one that stays open.
@@ -123,10 +127,11 @@ func newFirewall(c Config) *firewall {
 // install makes the table, or replaces an earlier process's in one step, with
 // no moment without rules. Connections live on.
 func (f *firewall) install() error {
-	uplinks, err := f.uplinks()
+	earlier, err := f.uplinks()
 	if err != nil {
 		return fmt.Errorf("read earlier table: %w", err)
 	}
+	uplinks := f.note(earlier...)
 	allowed, err := f.allowed()
 	if err != nil {
 		return fmt.Errorf("read earlier table: %w", err)
@@ -261,8 +266,22 @@ func (f *firewall) elements(s *nftables.Set) ([]nftables.SetElement, error) {
 	return conn.GetSetElements(s)
 }
 
+// note remembers uplinks and returns all that it remembers.
+func (f *firewall) note(names ...string) []string {
+	f.noting.Lock()
+	defer f.noting.Unlock()
+	if f.noted == nil {
+		f.noted = make(map[string]bool)
+	}
+	for _, name := range names {
+		f.noted[name] = true
+	}
+	return slices.Collect(maps.Keys(f.noted))
+}
+
 // addUplink notes an interface.
 func (f *firewall) addUplink(name string) error {
+	f.note(name)
 	return f.change(func(c *nftables.Conn) error {
 		return c.SetAddElements(f.uplinkSet(), uplinkElements(name))
 	})

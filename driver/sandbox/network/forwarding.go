@@ -40,7 +40,7 @@ func outwardLinks(c Config) ([]netlink.Link, error) {
 		return nil, err
 	}
 	defer host.Close()
-	routes, err := host.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := dump(func() ([]netlink.Route, error) { return host.RouteList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
@@ -55,7 +55,7 @@ func outwardLinks(c Config) ([]netlink.Link, error) {
 			indexes[hop.LinkIndex] = true
 		}
 	}
-	links, err := host.LinkList()
+	links, err := dump(host.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
@@ -111,13 +111,20 @@ func (m *Manager) forward(outward []netlink.Link) error {
 	return nil
 }
 
-// unforward turns forwarding off where this or an earlier process turned it on.
+// unforward turns forwarding off where this or an earlier process turned it on,
+// unless the whole node has become a router since, as by the first of Nomad's
+// bridge networks.
 func (m *Manager) unforward() error {
-	names, err := m.firewall.uplinks()
+	inTable, err := m.firewall.uplinks()
 	if err != nil {
 		return fmt.Errorf("read the interfaces whose forwarding was turned on: %w", err)
 	}
+	names := m.firewall.note(inTable...)
 	var errs []error
+	if everywhere, err := forwards("all"); err == nil && everywhere && len(names) > 0 {
+		m.log.Info("IPv4 forwarding is on for the whole node by now and stays so", "interfaces", names)
+		return nil
+	}
 	for _, name := range names {
 		err := setSysctls([]sysctl{{forwardingKey(name), "0"}})
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -88,6 +88,10 @@ func makeWorld() (err error) {
 	if err := loopbackUp(); err != nil {
 		return err
 	}
+	// A new namespace has this from the machine, which may be a router.
+	if err := setSysctls([]sysctl{{forwardingKey("all"), "0"}}); err != nil {
+		return err
+	}
 	if internet, err = neighbour(outwardLink, hostAddress, webAddress, farAddress); err != nil {
 		return err
 	}

@@ -84,6 +84,15 @@ func New(config Config, log hclog.Logger) (_ *Manager, err error) {
 		return nil, fmt.Errorf("find the interfaces that lead outside: %w", err)
 	}
 	m.mtu = smallestMTU(outward)
+	events, err := watchTables()
+	if err != nil {
+		return nil, fmt.Errorf("watch nft tables: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			events.Close()
+		}
+	}()
 	if err := m.firewall.install(); err != nil {
 		return nil, fmt.Errorf("install nft table %s: %w", config.tableName(), err)
 	}
@@ -104,6 +113,7 @@ func New(config Config, log hclog.Logger) (_ *Manager, err error) {
 		return nil, fmt.Errorf("start resolver: %w", err)
 	}
 	m.workers.Go(func() { m.followUplinks(ctx) })
+	m.workers.Go(func() { m.keepTable(ctx, events) })
 	if config.Ready > 0 {
 		m.workers.Go(func() { m.prepare(ctx) })
 	}
@@ -196,6 +206,9 @@ func (m *Manager) Open(ctx context.Context, slot, pid int, policy Policy) (_ *Ne
 		return nil, fmt.Errorf("find connection of slot %d: %w", slot, err)
 	}
 	n.inherit(m.inherited)
+	if err := n.openRanges(); err != nil { // if the table is not what it was
+		return nil, err
+	}
 	m.know(n)
 	return n, nil
 }

@@ -258,9 +258,10 @@ func failure(query *dns.Msg, code int) *dns.Msg {
 }
 
 // prohibited refuses a name for good and says why to who understands it
-// (RFC 8914).
+// (RFC 8914). For the others there is no such name: REFUSED is a failure that
+// glibc calls temporary, so that programs try again, and musl waits after it.
 func prohibited(query *dns.Msg) *dns.Msg {
-	answer := failure(query, dns.RcodeRefused)
+	answer := failure(query, dns.RcodeNameError)
 	if option := answer.IsEdns0(); option != nil {
 		option.Option = append(option.Option, &dns.EDNS0_EDE{
 			InfoCode: dns.ExtendedErrorCodeProhibited, ExtraText: "not on the sandbox's allow list",

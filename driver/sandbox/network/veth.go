@@ -214,7 +214,7 @@ func sandboxLinks(c Config) (map[int]netlink.Link, error) {
 		return nil, err
 	}
 	defer host.Close()
-	links, err := host.LinkList()
+	links, err := dump(host.LinkList)
 	if err != nil {
 		return nil, err
 	}
