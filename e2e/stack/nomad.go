@@ -39,6 +39,8 @@ type agent struct {
 	PluginDir, Rootfs, Init, StateDir string
 	NodeSecret                        string
 	Pool                              netip.Prefix
+	CNI, Bridge                       string
+	BridgeSubnet                      netip.Prefix
 }
 
 // startServer starts the Nomad server and waits until it leads its cluster
@@ -80,6 +82,7 @@ func (s *Stack) startClient(ctx context.Context) error {
 	agent.StateDir = filepath.Join(s.Dir, "driver")
 	agent.NodeSecret = s.NodeSecret
 	agent.Pool = s.block.pool()
+	agent.CNI, agent.Bridge, agent.BridgeSubnet = s.tools.cni, s.block.bridge(), s.block.bridgeSubnet()
 	if err := s.writeAgent(agent); err != nil {
 		return err
 	}
