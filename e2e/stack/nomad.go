@@ -42,6 +42,8 @@ type agent struct {
 	StoreDir                          string
 
 	IdleAfter, SleepAfter, CheckpointEvery time.Duration
+	CNI, Bridge                            string
+	BridgeSubnet                           netip.Prefix
 }
 
 // startServer starts the Nomad server and waits until it leads its cluster
@@ -87,6 +89,7 @@ func (s *Stack) startClient(ctx context.Context) error {
 	agent.IdleAfter = cmp.Or(s.options.IdleAfter, 5*time.Minute)
 	agent.SleepAfter = cmp.Or(s.options.SleepAfter, 30*time.Minute)
 	agent.CheckpointEvery = cmp.Or(s.options.CheckpointEvery, time.Minute)
+	agent.CNI, agent.Bridge, agent.BridgeSubnet = s.tools.cni, s.block.bridge(), s.block.bridgeSubnet()
 	if err := s.writeAgent(agent); err != nil {
 		return err
 	}
