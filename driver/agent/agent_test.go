@@ -139,7 +139,7 @@ func (f *fixture) call(t testing.TB, method, path string, body, out any) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	req.Header.Set("Authorization", "Bearer "+claim.Token([]byte(testSecret), f.task.Session.ID))
+	req.Header.Set("Authorization", "Bearer "+claim.Token([]byte(testSecret), f.task.Session.ID, f.task.Session.Epoch))
 	res, err := f.client.Do(req)
 	if err != nil {
 		t.Fatal(err)

@@ -109,6 +109,7 @@ func TestHealth(t *testing.T) {
 	w := newWorld(t)
 	w.send("", "GET", "/healthz", "").ok(nil)
 	w.send("", "GET", "/readyz", "").ok(nil)
+	w.ReadyFor = 0
 	w.store.SetFail(func(string) error { return errDown })
 	w.send("", "GET", "/healthz", "").ok(nil)
 	w.send("", "GET", "/readyz", "").refused(503, "service_unavailable")
