@@ -7,9 +7,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/buntime/buntime/frontend/api"
 )
 
-const minimal = `{"node_secret":"0123456789abcdef","keys":[{"key":"btk_0123456789","account":"a","plan":"free"}]}`
+var minimal = `{"node_secret":"0123456789abcdef","keys":[{"hash":"` + api.HashKey("btk_0123456789") + `","account":"a","plan":"free"}]}`
 
 func noEnv(string) string { return "" }
 
