@@ -76,7 +76,7 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close")
 	}
 	out := &writer{ResponseWriter: w, conn: http.NewResponseController(w), stall: g.stall}
-	defer out.extend() // for what net/http has yet to send
+	defer out.last()
 	if r.ContentLength == 0 {
 		g.next.ServeHTTP(out, r)
 		return
@@ -127,6 +127,10 @@ func (w *writer) Write(p []byte) (int, error) {
 
 // extend fails on a connection without deadlines, which then has none.
 func (w *writer) extend() { _ = w.conn.SetWriteDeadline(time.Now().Add(w.stall)) }
+
+// last gives time to what net/http has yet to send, once it has waited for the
+// rest of the request.
+func (w *writer) last() { _ = w.conn.SetWriteDeadline(time.Now().Add(leftover + w.stall)) }
 
 // body is that of a request: its next byte has to come in time.
 type body struct {
