@@ -47,6 +47,11 @@ func (s *served) reached(path string) bool {
 // is one.
 func serve(t *testing.T, guarded bool, h http.HandlerFunc) *served {
 	t.Helper()
+	return serveWith(t, guarded, quick, h)
+}
+
+func serveWith(t *testing.T, guarded bool, patience door.Patience, h http.HandlerFunc) *served {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +66,7 @@ func serve(t *testing.T, guarded bool, h http.HandlerFunc) *served {
 	quiet := log.New(io.Discard, "", 0)
 	srv := &http.Server{Handler: noting, ErrorLog: quiet}
 	if guarded {
-		srv = door.NewServer(noting, quick, quiet)
+		srv = door.NewServer(noting, patience, quiet)
 	}
 	ended := make(chan struct{})
 	go func() {
@@ -94,9 +99,14 @@ func (s *served) dial(t *testing.T) net.Conn {
 // some seconds.
 func (s *served) exchange(t *testing.T, text string) (answer string, closed bool) {
 	t.Helper()
-	c := s.dial(t)
+	c, err := net.Dial("tcp", s.address)
+	if err != nil {
+		t.Error(err)
+		return "", false
+	}
+	defer c.Close()
 	if _, err := io.WriteString(c, text); err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
 	var b strings.Builder
 	buf := make([]byte, 4096)
@@ -138,6 +148,8 @@ func TestNothingBehindChunks(t *testing.T) {
 }
 
 func TestRefused(t *testing.T) {
+	var all sync.WaitGroup
+	defer all.Wait()
 	many := func(n int) string { return strings.Repeat("X: y\r\n", n) }
 	for name, c := range map[string]struct {
 		text          string
@@ -154,11 +166,11 @@ func TestRefused(t *testing.T) {
 		"bare upgrade": {"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", 200, 200},
 	} {
 		for guarded, want := range map[bool]int{true: c.with, false: c.without} {
-			t.Run(fmt.Sprint(name, " guarded ", guarded), func(t *testing.T) {
-				t.Parallel()
-				answer, closed := serve(t, guarded, readAll).exchange(t, c.text)
+			s := serve(t, guarded, readAll)
+			all.Go(func() {
+				answer, closed := s.exchange(t, c.text)
 				if !strings.HasPrefix(answer, fmt.Sprintf("HTTP/1.1 %d ", want)) || want != 200 && !closed {
-					t.Errorf("want %d, closed %v, got %.200q", want, closed, answer)
+					t.Errorf("%s, guarded %v: want %d, closed %v, got %.200q", name, guarded, want, closed, answer)
 				}
 			})
 		}
@@ -226,24 +238,26 @@ func TestSlowReader(t *testing.T) {
 // takes something now and then may take as long as it likes.
 func TestUnhurried(t *testing.T) {
 	t.Parallel()
-	pause := quick.Stall * 2 / 3
-	s := serve(t, true, func(w http.ResponseWriter, r *http.Request) {
+	patience := door.Patience{Head: late, Idle: late, Stall: 4 * time.Second}
+	s := serveWith(t, true, patience, func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
 			t.Error(err)
 		}
-		time.Sleep(3 * quick.Stall) // the work
+		if len(body) > 1 {
+			time.Sleep(patience.Stall * 5 / 4) // the work
+		}
 		fmt.Fprint(w, string(body))
 	})
 	c := s.dial(t)
 	answers := bufio.NewReader(c)
-	for range 2 { // the connection is good for another request
-		if _, err := io.WriteString(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"); err != nil {
+	for _, body := range []string{"1234", "5"} { // the connection is good for another request
+		if _, err := fmt.Fprintf(c, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n", len(body)); err != nil {
 			t.Fatal(err)
 		}
-		for _, b := range []string{"1", "2", "3", "4"} {
-			time.Sleep(pause)
-			if _, err := io.WriteString(c, b); err != nil {
+		for _, b := range body {
+			time.Sleep(patience.Stall * 2 / 5)
+			if _, err := io.WriteString(c, string(b)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -251,9 +265,9 @@ func TestUnhurried(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		body, err := io.ReadAll(res.Body)
-		if err != nil || string(body) != "1234" {
-			t.Fatalf("%q, %v", body, err)
+		got, err := io.ReadAll(res.Body)
+		if err != nil || string(got) != body {
+			t.Fatalf("%q, %v", got, err)
 		}
 	}
 }
