@@ -13,6 +13,7 @@ import (
 	"log"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 )
 
@@ -50,6 +51,8 @@ func NewServer(h http.Handler, p Patience, log *log.Logger) *http.Server {
 		MaxHeaderBytes:    MaxHeader,
 		Protocols:         protocols,
 		ErrorLog:          log,
+		// net/http's own answer to OPTIONS * reads a body without any of this.
+		DisableGeneralOptionsHandler: true,
 	}
 }
 
@@ -65,14 +68,19 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusHTTPVersionNotSupported)
 		return
 	}
+	if !plausible(r) {
+		refuse(w, http.StatusBadRequest)
+		return
+	}
 	if fields(r.Header) > MaxFields {
 		refuse(w, http.StatusRequestHeaderFieldsTooLarge)
 		return
 	}
-	if r.TransferEncoding != nil {
-		// Such a request may have had a Content-Length, too, or reached us
-		// through a proxy that reads its framing differently. What follows it on
-		// the connection is never taken for another request (RFC 9112, 6.1).
+	if r.TransferEncoding != nil || !r.ProtoAtLeast(1, 1) {
+		// A request with chunks may have had a Content-Length, too, and one of
+		// HTTP/1.0 a Transfer-Encoding: net/http tells neither. A proxy before us
+		// may have read its end elsewhere, so what follows it on the connection
+		// is not taken for another request (RFC 9112, 6.1).
 		w.Header().Set("Connection", "close")
 	}
 	out := &writer{ResponseWriter: w, conn: http.NewResponseController(w), stall: g.stall}
@@ -92,6 +100,18 @@ func (g *guard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	in := r.WithContext(context.WithValue(r.Context(), bodyKey{}, b))
 	in.Body = b
 	g.next.ServeHTTP(out, in)
+}
+
+// plausible says whether a request's target is of one of the forms that HTTP
+// has (RFC 9112, 3.2); net/http takes any URI.
+func plausible(r *http.Request) bool {
+	switch {
+	case r.Method == http.MethodConnect:
+		return true
+	case r.RequestURI == "*":
+		return r.Method == http.MethodOptions
+	}
+	return strings.HasPrefix(r.RequestURI, "/") || r.URL.Host != "" && (r.URL.Scheme == "http" || r.URL.Scheme == "https")
 }
 
 // fields counts the lines of a header.

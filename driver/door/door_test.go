@@ -134,16 +134,23 @@ func readAll(w http.ResponseWriter, r *http.Request) {
 // without the door.
 func TestNothingBehindChunks(t *testing.T) {
 	const hidden = "GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n"
-	text := fmt.Sprintf("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n%s", 5+len(hidden), hidden)
-	for _, guarded := range []bool{false, true} {
-		t.Run(fmt.Sprint("guarded ", guarded), func(t *testing.T) {
-			t.Parallel()
+	var all sync.WaitGroup
+	defer all.Wait()
+	for name, text := range map[string]string{
+		"POST":      fmt.Sprintf("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n%s", 5+len(hidden), hidden),
+		"OPTIONS *": fmt.Sprintf("OPTIONS * HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n%s", 5+len(hidden), hidden),
+		"HTTP/1.0": fmt.Sprintf("POST / HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n",
+			len(hidden), hidden),
+	} {
+		for _, guarded := range []bool{false, true} {
 			s := serve(t, guarded, readAll)
-			answer, closed := s.exchange(t, text)
-			if s.reached("/hidden") == guarded || closed != guarded {
-				t.Errorf("hidden request reached: %v, closed: %v\n%s", s.reached("/hidden"), closed, answer)
-			}
-		})
+			all.Go(func() {
+				answer, closed := s.exchange(t, text)
+				if s.reached("/hidden") == guarded || guarded && !closed {
+					t.Errorf("%s, guarded %v: hidden request reached: %v, closed: %v\n%s", name, guarded, s.reached("/hidden"), closed, answer)
+				}
+			})
+		}
 	}
 }
 
@@ -162,6 +169,11 @@ func TestRefused(t *testing.T) {
 		"long target":  {"GET /" + strings.Repeat("x", 100<<10) + " HTTP/1.1\r\nHost: a\r\n\r\n", 431, 200},
 		"HTTP/2":       {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505, 200},
 		"upgrade":      {"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 1\r\n\r\nx", 400, 200},
+		"authority":    {"GET other:80 HTTP/1.1\r\nHost: a\r\n\r\n", 400, 200},
+		"star":         {"GET * HTTP/1.1\r\nHost: a\r\n\r\n", 400, 200},
+		"OPTIONS":      {"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", 200, 200},
+		"absolute":     {"GET http://a/ HTTP/1.1\r\nHost: b\r\n\r\n", 200, 200},
+		"other scheme": {"GET gopher://a/ HTTP/1.1\r\nHost: b\r\n\r\n", 400, 200},
 		"plain":        {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx", 200, 200},
 		"bare upgrade": {"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", 200, 200},
 	} {
