@@ -73,7 +73,7 @@ func run(m *testing.M) (int, error) {
 	shared = client.New(system.base, "")
 
 	code := m.Run()
-	err = tearDown(s)
+	err = errors.Join(tearDown(s), secretsKept(s))
 	if path := os.Getenv("BUNTIME_E2E_LOG"); path != "" {
 		err = errors.Join(err, copyLogs(s, path))
 	}
