@@ -134,14 +134,10 @@ func (s *session) token() string {
 	return claim.Token([]byte(system.stack.NodeSecret), s.id, 1)
 }
 
-// dialRaw connects to an address, from another of the loopback addresses if
-// from is not "".
-func dialRaw(t *testing.T, ctx context.Context, address, from string) net.Conn {
+// dialRaw connects to an address until the test ends.
+func dialRaw(t *testing.T, ctx context.Context, address string) net.Conn {
 	t.Helper()
 	var d net.Dialer
-	if from != "" {
-		d.LocalAddr = &net.TCPAddr{IP: net.ParseIP(from)}
-	}
 	c, err := d.DialContext(ctx, "tcp", strings.Replace(address, "localhost", "127.0.0.1", 1))
 	if err != nil {
 		t.Fatal(err)
@@ -162,13 +158,17 @@ const silence = 4 * time.Second
 // exchangeRaw sends text over a connection of its own and returns what comes
 // until the other side closes it, or is silent.
 func exchangeRaw(ctx context.Context, address, text string) (string, error) {
+	return exchangeFor(ctx, address, text, silence)
+}
+
+func exchangeFor(ctx context.Context, address, text string, silence time.Duration) (string, error) {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "tcp", strings.Replace(address, "localhost", "127.0.0.1", 1))
 	if err != nil {
 		return "", err
 	}
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+	if err := c.SetWriteDeadline(time.Now().Add(usual)); err != nil {
 		return "", err
 	}
 	// A refusal may come, and reset the connection, before all is sent.

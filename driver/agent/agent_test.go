@@ -89,7 +89,11 @@ func newFixture(t testing.TB) *fixture {
 // newFixtureFor is newFixture with a session that expires after ttl.
 func newFixtureFor(t testing.TB, ttl time.Duration) *fixture {
 	t.Helper()
-	config := newConfig(t)
+	return newFixtureWith(t, ttl, newConfig(t))
+}
+
+func newFixtureWith(t testing.TB, ttl time.Duration, config *driver.Config) *fixture {
+	t.Helper()
 	log := hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: testWriter{t}})
 	a, err := Open(context.Background(), config, log)
 	if err != nil {
@@ -336,5 +340,59 @@ func TestPreviewIsOfOneSession(t *testing.T) {
 		if err != nil || res.StatusCode != c.status || c.body != "" && string(body) != c.body {
 			t.Errorf("host %q with %q: %d %q, %v", c.host, c.authorization, res.StatusCode, body, err)
 		}
+	}
+}
+
+// TestPreviewAccess: where previews are the front-ends' alone, nobody else gets
+// in, and the token of another session, life or purpose opens nothing.
+func TestPreviewAccess(t *testing.T) {
+	for _, access := range []driver.Access{driver.AccessAny, driver.AccessFrontEnd} {
+		t.Run(string(access), func(t *testing.T) {
+			config := newConfig(t)
+			config.PreviewAccess = access
+			config.Network.Pool = netip.MustParsePrefix("198.51.100.0/24")
+			f := newFixtureWith(t, time.Hour, config)
+			f.run(t, map[string]any{"code": "Bun.serve({port: 8080, fetch: r => Response.json([...r.headers])})"})
+			secret, id := []byte(testSecret), f.task.Session.ID
+			right := claim.PreviewToken(secret, id, 1)
+			for name, token := range map[string]string{
+				"right": right, "none": "", "other session": claim.PreviewToken(secret, "ses_other", 1), "other life": claim.PreviewToken(secret, id, 2),
+				"API's": claim.Token(secret, id, 1), "cut": right[1:], "capitals": strings.ToUpper(right), "other secret": claim.PreviewToken([]byte("x"), id, 1),
+			} {
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+f.task.Preview+"/", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				req.Header.Set("X-Buntime-Token", token)
+				req.Header.Set("X-Forwarded-For", "203.0.113.7")
+				res, err := f.client.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, err := io.ReadAll(res.Body)
+				res.Body.Close()
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := http.StatusOK
+				if access == driver.AccessFrontEnd && name != "right" {
+					want = http.StatusForbidden
+				}
+				if res.StatusCode != want || token != "" && strings.Contains(string(body), token) {
+					t.Errorf("token %s: %d %s", name, res.StatusCode, body)
+				}
+				if want != http.StatusOK {
+					continue
+				}
+				// A front-end's word is passed on as it is; of others we say whom we have seen.
+				said := `["x-forwarded-for","203.0.113.7"]`
+				if name != "right" {
+					said = `["x-forwarded-for","203.0.113.7, 127.0.0.1"]`
+				}
+				if !strings.Contains(string(body), said) {
+					t.Errorf("token %s: the app sees %s, want %s", name, body, said)
+				}
+			}
+		})
 	}
 }

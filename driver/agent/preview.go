@@ -104,7 +104,8 @@ func (s *Session) dialApp(ctx context.Context, _, addr string) (net.Conn, error)
 }
 
 func (s *Session) previewError(w http.ResponseWriter, r *http.Request, err error) {
-	if r.Context().Err() != nil {
+	stalled := door.Stalled(r.Context())
+	if r.Context().Err() != nil && !stalled {
 		return // the client went away
 	}
 	port := door.ParseHost(r.Host).Port
@@ -113,7 +114,7 @@ func (s *Session) previewError(w http.ResponseWriter, r *http.Request, err error
 		message = fmt.Sprintf("Nothing listens on port %d in this session. Start a web server there, for instance Bun.serve({ port: %d, fetch() { … } }).", port, port)
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	if door.Stalled(err) {
+	if stalled {
 		http.Error(w, "The request has not arrived in time.", http.StatusRequestTimeout)
 		return
 	}

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -159,6 +160,8 @@ type body struct {
 	stall time.Duration
 	by    time.Time // when all has to be there; zero: never
 	over  bool      // read to its end
+
+	stalled atomic.Bool
 }
 
 // Read implements io.Reader.
@@ -172,7 +175,7 @@ func (b *body) Read(p []byte) (int, error) {
 		_ = b.conn.SetReadDeadline(time.Time{})
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		err = stalledError{err}
+		b.stalled.Store(true)
 	}
 	return n, err
 }
@@ -192,16 +195,11 @@ func (b *body) leave() {
 	}
 }
 
-// stalledError is what a reader of a body gets whose client sends nothing more.
-type stalledError struct{ error }
-
-func (e stalledError) Unwrap() error { return e.error }
-
-// Stalled says whether an error comes of a client that did not send its body
-// in time.
-func Stalled(err error) bool {
-	_, ok := errors.AsType[stalledError](err)
-	return ok
+// Stalled says whether the client of the request that ctx belongs to has not
+// sent its body in time. net/http cancels ctx then.
+func Stalled(ctx context.Context) bool {
+	b, ok := ctx.Value(bodyKey{}).(*body)
+	return ok && b.stalled.Load()
 }
 
 type bodyKey struct{}

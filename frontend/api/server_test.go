@@ -6,9 +6,12 @@ package api_test
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -121,6 +124,73 @@ func TestRequestIDs(t *testing.T) {
 	if x, y := a.Header().Get("X-Request-Id"), b.Header().Get("X-Request-Id"); x == y || y == "mine" || len(x) != 24 {
 		t.Errorf("ids %q and %q", x, y)
 	}
+}
+
+// TestLargeBodies: a key's large bodies that are on their way at the same time
+// are bounded, and what is too large for any is refused unread.
+func TestLargeBodies(t *testing.T) {
+	w := newWorld(t)
+	id := w.create(free)
+	body := func(size int) *http.Request {
+		text := `{"sessionId":"` + id + `","path":"a","content":"` + strings.Repeat("x", size) + `"}`
+		r := httptest.NewRequest("POST", "/files/write", strings.NewReader(text))
+		r.Header.Set("Authorization", "Bearer "+free)
+		r.Header.Set("Content-Type", "application/json")
+		return r
+	}
+	const limit = 2*10<<20 + 8<<20 // the free plan's
+	huge := body(1)
+	huge.ContentLength = limit + 1
+	huge.Body = io.NopCloser(unreadable{t})
+	reply{w.serve(huge), t}.refused(413, "file_too_large")
+
+	// Four of the largest size are let in, and wait in the node.
+	in, out := make(chan bool), make(chan bool)
+	w.node.answers(func(w http.ResponseWriter, _ *http.Request) {
+		in <- true
+		<-out
+		io.WriteString(w, "{}")
+	})
+	var all sync.WaitGroup
+	for range 4 {
+		r := body(10 << 20)
+		r.ContentLength = -1 // as large as may be
+		all.Go(func() { w.serve(r) })
+		<-in
+	}
+	reply{w.serve(body(2 << 20)), t}.refused(429, "rate_limit_exceeded")
+	small := make(chan int)
+	go func() { small <- w.serve(body(1 << 10)).Code }() // is not counted
+	<-in
+	other := make(chan int)
+	go func() { other <- w.send(paid, "GET", "/sessions", "").Code }()
+	if code := <-other; code != 200 {
+		t.Errorf("another key: %d", code)
+	}
+	close(out)
+	all.Wait()
+	if code := <-small; code != 200 {
+		t.Errorf("a small one: %d", code)
+	}
+	w.node.answers(says("{}"))
+	reply{w.serve(body(2 << 20)), t}.ok(nil)
+}
+
+// unreadable is a body that nobody is to read.
+type unreadable struct{ t *testing.T }
+
+func (u unreadable) Read([]byte) (int, error) {
+	u.t.Error("the body is read")
+	return 0, io.EOF
+}
+
+// TestPacked: bodies that are packed are not unpacked.
+func TestPacked(t *testing.T) {
+	w := newWorld(t)
+	for _, encoding := range []string{"gzip", "br", "identity, gzip"} {
+		w.send(paid, "POST", "/sessions/create", "{}", "Content-Encoding", encoding).refused(415, "unsupported_media_type")
+	}
+	w.send(paid, "POST", "/sessions/create", "{}", "Content-Encoding", "identity").ok(nil)
 }
 
 // TestPanic: the client gets the envelope, the log the reason.

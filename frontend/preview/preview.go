@@ -163,11 +163,12 @@ func (h *Handler) dial(ctx context.Context, network, addr string) (net.Conn, err
 
 // fail answers when the app cannot.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
-	if errors.Is(r.Context().Err(), context.Canceled) {
+	stalled := door.Stalled(r.Context())
+	if errors.Is(r.Context().Err(), context.Canceled) && !stalled {
 		return // the client went away
 	}
 	e, ok := errors.AsType[*frontend.Error](err)
-	if door.Stalled(err) {
+	if stalled {
 		e, ok = frontend.Errorf(frontend.CodeRequestTimeout, "the request has not arrived in time"), true
 	}
 	if !ok {
