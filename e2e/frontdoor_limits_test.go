@@ -243,7 +243,7 @@ func TestFrontDoorConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	const (
-		most = 1024 // the front-end's default
+		most = 512 // the front-end's default
 		more = 100
 		from = "127.0.0.77"
 	)

@@ -39,12 +39,13 @@ const (
 	previewConnections = 2048
 )
 
-// patience is longer than the front-end's: who is slow there is slow here.
-var patience = door.Patience{Head: 10 * time.Second, Idle: 5 * time.Minute, Stall: time.Minute}
+// limits leave room for what front-ends add to a head, and for clients that are
+// as slow as they may be there.
+var limits = door.Limits{Header: door.MaxHeader + 8<<10, Head: 10 * time.Second, Idle: 5 * time.Minute, Stall: time.Minute}
 
 // serve answers on l with h until close.
 func (s *Session) serve(l net.Listener, h http.Handler, connections int) {
-	srv := server{http: door.NewServer(h, patience, s.log.StandardLogger(nil)), done: make(chan struct{})}
+	srv := server{http: door.NewServer(h, limits, s.log.StandardLogger(nil)), done: make(chan struct{})}
 	s.servers = append(s.servers, srv)
 	l = door.Limit(l, door.Room{All: connections})
 	go func() {

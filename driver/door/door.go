@@ -7,6 +7,7 @@
 package door
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -20,8 +21,10 @@ import (
 
 const (
 	// MaxHeader is how many bytes the head of a request may have, its target
-	// included. net/http answers 431 beyond (and takes 4 KB more).
-	MaxHeader = 64 << 10
+	// included: as many as Bun takes. net/http answers 431 beyond (and takes
+	// 4 KB more). What there is of a head is held in memory, in the worst case
+	// some fifteen times over.
+	MaxHeader = 16 << 10
 	// MaxFields is how many lines of header a request may have. Each costs a
 	// hundred bytes or so beside its text, and apps have limits of that size.
 	MaxFields = 100
@@ -32,8 +35,11 @@ const (
 	leftover = 2 * time.Second
 )
 
-// Patience is how long the server waits for a client.
-type Patience struct {
+// Limits are what a client may take of a server.
+type Limits struct {
+	// Header is how many bytes a request's head may have; 0 is MaxHeader.
+	Header int
+
 	// Head is for the head of a request to arrive, Idle for the next request.
 	Head, Idle time.Duration
 	// Stall is how long a client may send nothing of a body, or take nothing
@@ -42,14 +48,14 @@ type Patience struct {
 }
 
 // NewServer is an HTTP/1 server for h whose clients are strangers.
-func NewServer(h http.Handler, p Patience, log *log.Logger) *http.Server {
+func NewServer(h http.Handler, l Limits, log *log.Logger) *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	return &http.Server{
-		Handler:           &guard{next: h, stall: p.Stall},
-		ReadHeaderTimeout: p.Head,
-		IdleTimeout:       p.Idle,
-		MaxHeaderBytes:    MaxHeader,
+		Handler:           &guard{next: h, stall: l.Stall},
+		ReadHeaderTimeout: l.Head,
+		IdleTimeout:       l.Idle,
+		MaxHeaderBytes:    cmp.Or(l.Header, MaxHeader),
 		Protocols:         protocols,
 		ErrorLog:          log,
 		// net/http's own answer to OPTIONS * reads a body without any of this.
@@ -205,7 +211,7 @@ func Stalled(ctx context.Context) bool {
 type bodyKey struct{}
 
 // ArriveBy says when the whole body of the request that ctx belongs to has to
-// be there. Without it, it may come as slowly as Patience allows.
+// be there. Without it, it may come as slowly as Limits allow.
 func ArriveBy(ctx context.Context, at time.Time) {
 	if b, ok := ctx.Value(bodyKey{}).(*body); ok {
 		b.by = at

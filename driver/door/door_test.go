@@ -20,7 +20,7 @@ import (
 )
 
 // quick is for tests: what takes longer takes too long.
-var quick = door.Patience{Head: 300 * time.Millisecond, Idle: 10 * time.Second, Stall: 300 * time.Millisecond}
+var quick = door.Limits{Head: 300 * time.Millisecond, Idle: 10 * time.Second, Stall: 300 * time.Millisecond}
 
 // late is when a test gives up waiting for what has to happen.
 const late = 30 * time.Second
@@ -50,7 +50,7 @@ func serve(t *testing.T, guarded bool, h http.HandlerFunc) *served {
 	return serveWith(t, guarded, quick, h)
 }
 
-func serveWith(t *testing.T, guarded bool, patience door.Patience, h http.HandlerFunc) *served {
+func serveWith(t *testing.T, guarded bool, patience door.Limits, h http.HandlerFunc) *served {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -249,7 +249,7 @@ func TestSlowReader(t *testing.T) {
 // takes something now and then may take as long as it likes.
 func TestUnhurried(t *testing.T) {
 	t.Parallel()
-	patience := door.Patience{Head: late, Idle: late, Stall: 4 * time.Second}
+	patience := door.Limits{Head: late, Idle: late, Stall: 4 * time.Second}
 	s := serveWith(t, true, patience, func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {

@@ -47,10 +47,10 @@ type Config struct {
 	TrustedProxies []string `json:"trusted_proxies"`
 	// Connections is how many there may be at a time; what is above is closed.
 	Connections struct {
-		// Total is for all clients together. Default 16384.
+		// Total is for all clients together. Default 8192.
 		Total int `json:"total"`
 		// PerClient is for one address, or one /64 of IPv6, but for trusted
-		// proxies. Default 1024.
+		// proxies. Default 512.
 		PerClient int `json:"per_client"`
 	} `json:"connections"`
 
@@ -157,8 +157,8 @@ func (c *Config) defaults() error {
 	def(&c.ReadHeaderTimeout, Duration(10*time.Second))
 	def(&c.IdleTimeout, Duration(2*time.Minute))
 	def(&c.StallTimeout, Duration(30*time.Second))
-	def(&c.Connections.Total, 16384)
-	def(&c.Connections.PerClient, 1024)
+	def(&c.Connections.Total, 8192)
+	def(&c.Connections.PerClient, 512)
 	def(&c.ShutdownTimeout, Duration(15*time.Second))
 	return nil
 }

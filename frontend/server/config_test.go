@@ -22,7 +22,7 @@ func TestDefaults(t *testing.T) {
 	}
 	if c.Listen != ":8080" || c.BaseURL != "http://localhost:8080" || c.PreviewDomain != "localhost:8080" || c.PreviewScheme != "http" ||
 		time.Duration(c.ReapInterval) != 10*time.Second || time.Duration(c.ReadHeaderTimeout) != 10*time.Second ||
-		time.Duration(c.StallTimeout) != 30*time.Second || c.Connections.Total != 16384 || c.Connections.PerClient != 1024 {
+		time.Duration(c.StallTimeout) != 30*time.Second || c.Connections.Total != 8192 || c.Connections.PerClient != 512 {
 		t.Errorf("%+v", c)
 	}
 	c, err = parse([]byte(strings.Replace(minimal, "{", `{"preview_domain":"apps.example.com","base_url":"https://api.example.com",

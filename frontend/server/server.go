@@ -95,10 +95,10 @@ func Serve(ctx context.Context, c Config, l net.Listener, log *slog.Logger) erro
 	if err != nil {
 		return errors.Join(fmt.Errorf("trusted_proxies: %w", err), l.Close())
 	}
-	patience := door.Patience{
+	limits := door.Limits{
 		Head: time.Duration(c.ReadHeaderTimeout), Idle: time.Duration(c.IdleTimeout), Stall: time.Duration(c.StallTimeout),
 	}
-	srv := door.NewServer(door.Behind(proxies, p.handler), patience, slog.NewLogLogger(log.Handler(), slog.LevelDebug))
+	srv := door.NewServer(door.Behind(proxies, p.handler), limits, slog.NewLogLogger(log.Handler(), slog.LevelDebug))
 	l = door.Limit(l, door.Room{All: c.Connections.Total, Each: c.Connections.PerClient, Exempt: proxies})
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
