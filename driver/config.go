@@ -57,9 +57,11 @@ type Config struct {
 	// NodeSecret is what front-ends and nodes derive tokens from. Without it
 	// the node serves no sessions.
 	NodeSecret []byte
-	Consul     ConsulConfig
-	Network    NetworkConfig
-	Life       LifeConfig
+	// PreviewAccess says whose requests the preview ports of sessions take.
+	PreviewAccess Access
+	Consul        ConsulConfig
+	Network       NetworkConfig
+	Life          LifeConfig
 	// Store is where snapshots of sessions go. Default: a directory below StateDir,
 	// which no other node can read.
 	Store    backend.Config
@@ -78,6 +80,17 @@ type LifeConfig struct {
 	// meanwhile; 0 is never.
 	CheckpointEvery time.Duration
 }
+
+// Access says who may use a listener of the node.
+type Access string
+
+const (
+	// AccessAny is everybody who can reach it, such as any proxy that has found
+	// it in Consul's catalog.
+	AccessAny Access = "any"
+	// AccessFrontEnd is front-ends alone, which show a token.
+	AccessFrontEnd Access = "front-end"
+)
 
 // ConsulConfig says how to reach Consul. What is empty comes from Consul's
 // usual environment variables and defaults.
@@ -115,16 +128,17 @@ type LimitDefaults struct {
 
 // rawConfig is the form of pluginConfigSpec.
 type rawConfig struct {
-	Rootfs     string     `codec:"rootfs"`
-	Bun        string     `codec:"bun"`
-	Init       string     `codec:"init"`
-	StateDir   string     `codec:"state_dir"`
-	NodeSecret string     `codec:"node_secret"`
-	Consul     rawConsul  `codec:"consul"`
-	Network    rawNetwork `codec:"network"`
-	Session    rawLife    `codec:"session"`
-	Store      rawStore   `codec:"store"`
-	Defaults   rawLimits  `codec:"defaults"`
+	Rootfs        string     `codec:"rootfs"`
+	Bun           string     `codec:"bun"`
+	Init          string     `codec:"init"`
+	StateDir      string     `codec:"state_dir"`
+	NodeSecret    string     `codec:"node_secret"`
+	PreviewAccess string     `codec:"preview_access"`
+	Consul        rawConsul  `codec:"consul"`
+	Network       rawNetwork `codec:"network"`
+	Session       rawLife    `codec:"session"`
+	Store         rawStore   `codec:"store"`
+	Defaults      rawLimits  `codec:"defaults"`
 }
 
 type rawConsul struct {
@@ -170,11 +184,12 @@ func parseConfig(data []byte) (*Config, error) {
 		}
 	}
 	config := &Config{
-		Rootfs:     raw.Rootfs,
-		Bun:        or(raw.Bun, DefaultBun),
-		Init:       raw.Init,
-		StateDir:   or(raw.StateDir, DefaultStateDir),
-		NodeSecret: []byte(or(raw.NodeSecret, os.Getenv(secretEnv))),
+		Rootfs:        raw.Rootfs,
+		Bun:           or(raw.Bun, DefaultBun),
+		Init:          raw.Init,
+		StateDir:      or(raw.StateDir, DefaultStateDir),
+		NodeSecret:    []byte(or(raw.NodeSecret, os.Getenv(secretEnv))),
+		PreviewAccess: Access(or(raw.PreviewAccess, string(AccessAny))),
 		Consul: ConsulConfig{
 			Address: raw.Consul.Address,
 			Token:   raw.Consul.Token,
@@ -197,6 +212,9 @@ func parseConfig(data []byte) (*Config, error) {
 	}
 	if n := len(config.NodeSecret); n != 0 && n < minSecret {
 		return nil, fmt.Errorf("plugin config: node_secret must have at least %d characters, got %d", minSecret, n)
+	}
+	if config.PreviewAccess != AccessAny && config.PreviewAccess != AccessFrontEnd {
+		return nil, fmt.Errorf("plugin config: preview_access is %q or %q, not %q", AccessAny, AccessFrontEnd, config.PreviewAccess)
 	}
 	var err error
 	if config.Network, err = raw.Network.parse(); err != nil {

@@ -57,6 +57,7 @@ func TestPluginConfigDefaults(t *testing.T) {
 		must.StrHasSuffix(t, "/libexec/buntime-init", config.Init)
 		must.Eq(t, "", config.Rootfs)
 		must.Eq(t, 0, len(config.NodeSecret))
+		must.Eq(t, AccessAny, config.PreviewAccess)
 		must.Eq(t, ConsulConfig{Prefix: "buntime"}, config.Consul)
 		must.Eq(t, "198.18.0.0/15", config.Network.Pool.String())
 		must.Eq(t, builtin, config.Defaults)
@@ -73,6 +74,7 @@ func TestPluginConfig(t *testing.T) {
 		init = "/opt/init"
 		state_dir = "/srv/state"
 		node_secret = "0123456789abcdef"
+		preview_access = "front-end"
 		consul {
 			address = "127.0.0.1:8501"
 			token = "t"
@@ -98,6 +100,7 @@ func TestPluginConfig(t *testing.T) {
 	must.Eq(t, "/opt/init", config.Init)
 	must.Eq(t, "/srv/state", config.StateDir)
 	must.Eq(t, "0123456789abcdef", string(config.NodeSecret))
+	must.Eq(t, AccessFrontEnd, config.PreviewAccess)
 	must.Eq(t, ConsulConfig{Address: "127.0.0.1:8501", Token: "t", Prefix: "tools/buntime"}, config.Consul)
 	must.Eq(t, netip.MustParsePrefix("10.99.0.0/16"), config.Network.Pool)
 	must.Eq(t, []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("2001:db8::/32")}, config.Network.Deny)
@@ -122,6 +125,7 @@ func TestPluginConfigErrors(t *testing.T) {
 		`init = "init"`:                              `init must be an absolute path`,
 		`state_dir = "state"`:                        `state_dir must be an absolute path`,
 		`node_secret = "short"`:                      `node_secret must have at least 16 characters, got 5`,
+		`preview_access = "nobody"`:                  `preview_access is "any" or "front-end"`,
 		`network { pool = "10.0.0.0" }`:              `network: pool must be a range such as`,
 		`network { pool = "2001:db8::/64" }`:         `pool must be an IPv4 range`,
 		`network { pool = "10.0.0.0/31" }`:           `pool must be an IPv4 range`,

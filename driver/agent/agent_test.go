@@ -116,6 +116,7 @@ type fixtureOptions struct {
 	ttl                         time.Duration // default: an hour
 	idleAfter                   time.Duration // default: never, as of the next two
 	sleepAfter, checkpointEvery time.Duration
+	previewAccess               driver.Access // default: any
 	without                     []sandbox.Layer
 	change                      func(*driver.Task)
 }
@@ -131,6 +132,9 @@ func newFixtureOf(t testing.TB, o fixtureOptions) *fixture {
 		o.ttl = time.Hour
 	}
 	config := newConfig(t)
+	if o.previewAccess != "" {
+		config.PreviewAccess = o.previewAccess
+	}
 	config.Life = driver.LifeConfig{IdleAfter: o.idleAfter, SleepAfter: o.sleepAfter, CheckpointEvery: o.checkpointEvery}
 	log := hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: testWriter{t}})
 	a, err := open(context.Background(), config, log, o.without)
@@ -185,7 +189,7 @@ func (f *fixture) call(t testing.TB, method, path string, body, out any) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	req.Header.Set("Authorization", "Bearer "+claim.Token([]byte(testSecret), f.task.Session.ID))
+	req.Header.Set("Authorization", "Bearer "+claim.Token([]byte(testSecret), f.task.Session.ID, f.task.Session.Epoch))
 	res, err := f.client.Do(req)
 	if err != nil {
 		t.Fatal(err)
@@ -382,5 +386,56 @@ func TestPreviewIsOfOneSession(t *testing.T) {
 		if err != nil || res.StatusCode != c.status || c.body != "" && string(body) != c.body {
 			t.Errorf("host %q with %q: %d %q, %v", c.host, c.authorization, res.StatusCode, body, err)
 		}
+	}
+}
+
+// TestPreviewAccess: where previews are the front-ends' alone, nobody else gets
+// in, and the token of another session, life or purpose opens nothing.
+func TestPreviewAccess(t *testing.T) {
+	for _, access := range []driver.Access{driver.AccessAny, driver.AccessFrontEnd} {
+		t.Run(string(access), func(t *testing.T) {
+			f := newFixtureOf(t, fixtureOptions{previewAccess: access})
+			f.run(t, map[string]any{"code": "Bun.serve({port: 8080, fetch: r => Response.json([...r.headers])})"})
+			secret, id := []byte(testSecret), f.task.Session.ID
+			right := claim.PreviewToken(secret, id, 1)
+			for name, token := range map[string]string{
+				"right": right, "none": "", "other session": claim.PreviewToken(secret, "ses_other", 1), "other life": claim.PreviewToken(secret, id, 2),
+				"API's": claim.Token(secret, id, 1), "cut": right[1:], "capitals": strings.ToUpper(right), "other secret": claim.PreviewToken([]byte("x"), id, 1),
+			} {
+				req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+f.task.Preview+"/", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				req.Header.Set("X-Buntime-Token", token)
+				req.Header.Set("X-Forwarded-For", "203.0.113.7")
+				res, err := f.client.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, err := io.ReadAll(res.Body)
+				res.Body.Close()
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := http.StatusOK
+				if access == driver.AccessFrontEnd && name != "right" {
+					want = http.StatusForbidden
+				}
+				if res.StatusCode != want || token != "" && strings.Contains(string(body), token) {
+					t.Errorf("token %s: %d %s", name, res.StatusCode, body)
+				}
+				if want != http.StatusOK {
+					continue
+				}
+				// A front-end's word is passed on as it is; of others we say whom we have seen.
+				said := `["x-forwarded-for","203.0.113.7"]`
+				if name != "right" {
+					said = `["x-forwarded-for","203.0.113.7, 127.0.0.1"]`
+				}
+				if !strings.Contains(string(body), said) {
+					t.Errorf("token %s: the app sees %s, want %s", name, body, said)
+				}
+			}
+		})
 	}
 }

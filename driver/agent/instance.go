@@ -86,8 +86,9 @@ func (i *instance) open(ctx context.Context, doors doors, recovered bool) error 
 	s.life.begin()
 	s.goDo(func() { s.keeper.run(s.ctx) })
 	s.runners.fill(1) // the first execution waits for it; more would only slow it down
-	s.serve(doors.api, i.api(s, claim.Token(i.agent.config.NodeSecret, s.ID)))
-	s.serve(doors.preview, s.preview())
+	config := i.agent.config
+	s.serve(doors.api, i.api(s, claim.Token(config.NodeSecret, s.ID, s.Epoch)), apiConnections)
+	s.serve(doors.preview, s.preview(claim.PreviewToken(config.NodeSecret, s.ID, s.Epoch), config.PreviewAccess), previewConnections)
 	return nil
 }
 
