@@ -73,6 +73,7 @@ func TestPluginConfig(t *testing.T) {
 		init = "/opt/init"
 		state_dir = "/srv/state"
 		node_secret = "0123456789abcdef"
+		runsc = "/opt/runsc"
 		consul {
 			address = "127.0.0.1:8501"
 			token = "t"
@@ -91,6 +92,8 @@ func TestPluginConfig(t *testing.T) {
 	must.NoError(t, err)
 	must.Eq(t, "/srv/rootfs", config.Rootfs)
 	must.Eq(t, "/bin/bun", config.Bun)
+	must.Eq(t, "/opt/runsc", config.Runsc)
+	must.True(t, config.RunscGiven)
 	must.Eq(t, "/opt/init", config.Init)
 	must.Eq(t, "/srv/state", config.StateDir)
 	must.Eq(t, "0123456789abcdef", string(config.NodeSecret))
@@ -166,6 +169,9 @@ func TestTaskConfig(t *testing.T) {
 		"code = \"1\"\npids_max = 64\ndisk = 5120\nfiles_max = 256": {
 			Script: "/local/.code.ts", Code: "1", Limits: LimitDefaults{PidsMax: 64, DiskMB: 5120, FilesMax: 256},
 		},
+		"code = \"1\"\nisolation = \"gvisor\"": {
+			Script: "/local/.code.ts", Code: "1", Limits: builtin, Isolation: IsolationGVisor,
+		},
 	} {
 		got, err := parseTaskHCL(t, hcl)
 		must.NoError(t, err, must.Sprint(hcl))
@@ -200,6 +206,7 @@ func TestTaskConfigErrors(t *testing.T) {
 		"code = \"1\"\npids_max = 15":                       `pids_max must be a whole number from 16 to 4194304, got 15`,
 		"code = \"1\"\ndisk = 1":                            `disk must be`,
 		"code = \"1\"\nfiles_max = 2000000":                 `files_max must be`,
+		"code = \"1\"\nisolation = \"vm\"":                  `isolation must be "process" or "gvisor", got "vm"`,
 		"code = \"1\"\nimage = \"oven/bun\"":                `image`,
 	} {
 		_, err := parseTaskHCL(t, hcl)

@@ -36,6 +36,8 @@ func newTask(cfg *drivers.TaskConfig, tc *taskConfig, config *Config) *Task {
 		Stdout:  cfg.StdoutPath,
 		Stderr:  cfg.StderrPath,
 		Session: tc.Session,
+
+		Isolation: tc.Isolation,
 		Limits: Limits{
 			CPUCores: tc.CPUCores,
 			Pids:     tc.Limits.PidsMax,
@@ -102,6 +104,8 @@ func refuse(cfg *drivers.TaskConfig, task *Task) error {
 		return fmt.Errorf("device %s: the bun driver passes no devices on", cfg.Devices[0].TaskPath)
 	case cfg.DNS != nil:
 		return errors.New("dns block of the network: the bun driver resolves names as the node does")
+	case group && task.Isolation == IsolationGVisor:
+		return errors.New(`isolation "gvisor" brings a network stack of its own, which cannot share an allocation's: use network mode "host"`)
 	case task.Session == nil:
 		return nil
 	case group:

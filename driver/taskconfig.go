@@ -36,6 +36,8 @@ type taskConfig struct {
 	Args     []string
 	CPUCores float64
 	Limits   LimitDefaults
+	// Isolation is IsolationProcess, as which empty counts, or IsolationGVisor.
+	Isolation string
 
 	// Code is what Script shall hold, if it is not there already.
 	Code string
@@ -51,6 +53,8 @@ type rawTaskConfig struct {
 	PidsMax  any         `codec:"pids_max"`
 	Disk     any         `codec:"disk"`
 	FilesMax any         `codec:"files_max"`
+
+	Isolation string `codec:"isolation"`
 }
 
 type rawSession struct {
@@ -102,6 +106,11 @@ func (raw *rawTaskConfig) parse(defaults LimitDefaults) (*taskConfig, error) {
 	// A quota has a period of 100 ms, of which the kernel grants at least 1.
 	if tc.CPUCores, err = decimal("cpu_cores", raw.CPUCores, 0, 0.01, 1024); err != nil {
 		return nil, err
+	}
+	switch tc.Isolation = raw.Isolation; tc.Isolation {
+	case "", IsolationProcess, IsolationGVisor:
+	default:
+		return nil, fmt.Errorf("isolation must be %q or %q, got %q", IsolationProcess, IsolationGVisor, raw.Isolation)
 	}
 	limits := rawLimits{PidsMax: raw.PidsMax, Disk: raw.Disk, FilesMax: raw.FilesMax}
 	tc.Limits, err = limits.parse(defaults)

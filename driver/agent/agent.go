@@ -64,6 +64,7 @@ func Open(ctx context.Context, config *driver.Config, log hclog.Logger) (driver.
 		Init:     config.Init,
 		Bun:      config.Bun,
 		CertFile: certs,
+		Runsc:    config.Runsc,
 		Network: network.Config{
 			Pool: config.Network.Pool, Deny: append(network.DefaultDeny, config.Network.Deny...), Resolvers: config.Network.Resolvers,
 			Ready: readyWorkspaces,
@@ -197,6 +198,8 @@ func specOf(task *driver.Task) sandbox.Spec {
 		Env:    task.Env,
 		Policy: network.Policy{Mode: network.ModeInternet},
 		Netns:  task.Netns,
+
+		Isolation: sandbox.Isolation(task.Isolation),
 	}
 	if task.Cgroup == "" {
 		spec.Scope = cgroup.OwnScope(task.AllocID + "." + task.Name)
@@ -225,7 +228,11 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox, end func()) 
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	f := &files{root: root, uid: workspaceOwner}
-	w, err := watchWrites(root)
+	events := uint64(closedEvents)
+	if box.Isolation() == sandbox.IsolationGVisor {
+		events = changedEvents
+	}
+	w, err := watchWrites(root, events)
 	if err != nil {
 		root.Close()
 		cancel(err)
@@ -246,6 +253,9 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox, end func()) 
 		s.expiry = time.AfterFunc(time.Until(s.Expires), end)
 	}
 	s.goDo(w.run)
+	if in, ok := box.Units().(sandbox.Inspector); ok && s.MemoryLimit > 0 {
+		s.goDo(func() { s.keepMemory(in) })
+	}
 	s.goDo(s.tidy)
 	return s, nil
 }

@@ -89,18 +89,26 @@ func newFixture(t testing.TB) *fixture {
 // newFixtureFor is newFixture with a session that expires after ttl.
 func newFixtureFor(t testing.TB, ttl time.Duration) *fixture {
 	t.Helper()
+	return newFixtureWith(t, func(_ *driver.Config, task *driver.Task) { task.Session.ExpiresAt = time.Now().Add(ttl) })
+}
+
+// newFixtureWith is newFixture with what change makes of its configuration.
+func newFixtureWith(t testing.TB, change func(*driver.Config, *driver.Task)) *fixture {
+	t.Helper()
 	config := newConfig(t)
+	task := &driver.Task{
+		ID: "alloc/session/1", AllocID: fmt.Sprintf("test-%d", time.Now().UnixNano()), Name: "session",
+		Limits:  driver.Limits{Memory: 512 << 20, CPUCores: 1, Pids: 512, Files: 4096, Disk: 256 << 20},
+		Session: &driver.Session{ID: "ses_test", Epoch: 1, ExpiresAt: time.Now().Add(time.Hour)},
+		API:     freeAddress(t), Preview: freeAddress(t),
+	}
+	change(config, task)
 	log := hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: testWriter{t}})
 	a, err := Open(context.Background(), config, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fixture{agent: a, config: config, task: &driver.Task{
-		ID: "alloc/session/1", AllocID: fmt.Sprintf("test-%d", time.Now().UnixNano()), Name: "session",
-		Limits:  driver.Limits{Memory: 512 << 20, CPUCores: 1, Pids: 512, Files: 4096, Disk: 256 << 20},
-		Session: &driver.Session{ID: "ses_test", Epoch: 1, ExpiresAt: time.Now().Add(ttl)},
-		API:     freeAddress(t), Preview: freeAddress(t),
-	}}
+	f := &fixture{agent: a, config: config, task: task}
 	t.Cleanup(func() {
 		if err := f.agent.Close(); err != nil {
 			t.Error(err)
