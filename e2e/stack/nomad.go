@@ -38,6 +38,7 @@ type agent struct {
 	MinDynamicPort, MaxDynamicPort    int
 	PluginDir, Rootfs, Init, StateDir string
 	NodeSecret                        string
+	Runsc                             string
 	Pool                              netip.Prefix
 }
 
@@ -72,6 +73,15 @@ func (s *Stack) startServer(ctx context.Context) error {
 // startClient starts the Nomad client, which starts the driver plugin, and
 // waits until it can place a session.
 func (s *Stack) startClient(ctx context.Context) error {
+	if err := s.writeClient(s.tools.runsc); err != nil {
+		return err
+	}
+	return s.runClient(ctx)
+}
+
+// writeClient writes the client's configuration, with runsc as the plugin is to
+// know it.
+func (s *Stack) writeClient(runsc string) error {
 	agent := s.agent("client")
 	agent.HTTP, agent.RPC, agent.Serf = s.ports.clientHTTP, s.ports.clientRPC, s.ports.clientSerf
 	agent.ServerRPC = s.ports.serverRPC
@@ -79,11 +89,8 @@ func (s *Stack) startClient(ctx context.Context) error {
 	agent.PluginDir, agent.Rootfs, agent.Init = s.tools.plugins, s.tools.rootfs, s.tools.init
 	agent.StateDir = filepath.Join(s.Dir, "driver")
 	agent.NodeSecret = s.NodeSecret
-	agent.Pool = s.block.pool()
-	if err := s.writeAgent(agent); err != nil {
-		return err
-	}
-	return s.runClient(ctx)
+	agent.Pool, agent.Runsc = s.block.pool(), runsc
+	return s.writeAgent(agent)
 }
 
 func (s *Stack) agent(role string) *agent {
