@@ -71,6 +71,9 @@ var pluginConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 		"deny":      hclspec.NewAttr("deny", "list(string)", false),
 		"resolvers": hclspec.NewAttr("resolvers", "list(string)", false),
 	})),
+	"session": hclspec.NewBlock("session", false, hclspec.NewObject(map[string]*hclspec.Spec{
+		"idle_after": hclspec.NewAttr("idle_after", "string", false),
+	})),
 	"defaults": hclspec.NewBlock("defaults", false, hclspec.NewObject(map[string]*hclspec.Spec{
 		"pids_max":  hclspec.NewAttr("pids_max", "number", false),
 		"disk":      hclspec.NewAttr("disk", "number", false),

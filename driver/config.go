@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/nomad/plugins/base"
 
@@ -27,6 +28,10 @@ const (
 	DefaultPidsMax  = 4096
 	DefaultDiskMB   = 1024 // as a session of the free plan
 	DefaultFilesMax = 16384
+
+	// DefaultIdleAfter is how long a session stays active with nobody using it
+	// (sessions.md).
+	DefaultIdleAfter = 5 * time.Minute
 )
 
 // secretEnv may hold the node secret instead of the configuration.
@@ -52,7 +57,15 @@ type Config struct {
 	NodeSecret []byte
 	Consul     ConsulConfig
 	Network    NetworkConfig
+	Life       LifeConfig
 	Defaults   LimitDefaults
+}
+
+// LifeConfig says when sessions come to rest.
+type LifeConfig struct {
+	// IdleAfter is how long nobody has to use a session for its processes to be
+	// stopped; 0 is never.
+	IdleAfter time.Duration
 }
 
 // ConsulConfig says how to reach Consul. What is empty comes from Consul's
@@ -87,6 +100,7 @@ type rawConfig struct {
 	NodeSecret string     `codec:"node_secret"`
 	Consul     rawConsul  `codec:"consul"`
 	Network    rawNetwork `codec:"network"`
+	Session    rawLife    `codec:"session"`
 	Defaults   rawLimits  `codec:"defaults"`
 }
 
@@ -100,6 +114,10 @@ type rawNetwork struct {
 	Pool      string   `codec:"pool"`
 	Deny      []string `codec:"deny"`
 	Resolvers []string `codec:"resolvers"`
+}
+
+type rawLife struct {
+	IdleAfter string `codec:"idle_after"`
 }
 
 // rawLimits are numbers as Nomad encodes them (see number).
@@ -152,6 +170,9 @@ func parseConfig(data []byte) (*Config, error) {
 	if config.Network, err = raw.Network.parse(); err != nil {
 		return nil, fmt.Errorf("plugin config: network: %w", err)
 	}
+	if config.Life, err = raw.Session.parse(); err != nil {
+		return nil, fmt.Errorf("plugin config: session: %w", err)
+	}
 	builtin := LimitDefaults{PidsMax: DefaultPidsMax, DiskMB: DefaultDiskMB, FilesMax: DefaultFilesMax}
 	if config.Defaults, err = raw.Defaults.parse(builtin); err != nil {
 		return nil, fmt.Errorf("plugin config: defaults: %w", err)
@@ -188,6 +209,14 @@ func (raw *rawNetwork) parse() (NetworkConfig, error) {
 		network.Resolvers = append(network.Resolvers, addr)
 	}
 	return network, nil
+}
+
+func (raw *rawLife) parse() (life LifeConfig, err error) {
+	life.IdleAfter, err = time.ParseDuration(or(raw.IdleAfter, DefaultIdleAfter.String()))
+	if err != nil || life.IdleAfter < 0 {
+		return life, fmt.Errorf("idle_after must be a time such as 5m, or 0 for never, got %q", raw.IdleAfter)
+	}
+	return life, nil
 }
 
 // parse checks the limits and fills what is not given.

@@ -54,6 +54,11 @@ type Agent struct {
 
 // Open starts the node agent.
 func Open(ctx context.Context, config *driver.Config, log hclog.Logger) (driver.Runtime, error) {
+	return open(ctx, config, log, nil)
+}
+
+// open is Open that leaves out some layers of the sandboxes', for tests.
+func open(ctx context.Context, config *driver.Config, log hclog.Logger, without []sandbox.Layer) (*Agent, error) {
 	certs := hostCerts
 	if _, err := os.Stat(certs); err != nil {
 		certs = ""
@@ -71,6 +76,7 @@ func Open(ctx context.Context, config *driver.Config, log hclog.Logger) (driver.
 		},
 		ReadyWorkspaces: readyWorkspaces,
 		ReadySize:       config.Defaults.DiskMB << 20,
+		Without:         without,
 	}, log)
 	if err != nil {
 		return nil, err
@@ -246,8 +252,10 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox, end func()) 
 		log: a.log.With("session", task.Session.ID), box: box, guest: guestHost{box}, files: f,
 		journal: &history{files: f, known: -1}, writes: w, limit: answerLimit,
 		ctx: ctx, cancel: cancel,
-		executions: make(map[string]*execution), busy: make(map[string]int), lastActive: time.Now(),
+		executions: make(map[string]*execution),
 	}
+	s.life = newLife(schedule{idleAfter: a.config.Life.IdleAfter, expires: s.Expires}, box.Group(), notedActivity(box), s.log)
+	s.life.note = s.noteActivity
 	s.runners = &runners{session: s, changed: make(chan struct{})}
 	if !s.Expires.IsZero() {
 		s.expiry = time.AfterFunc(time.Until(s.Expires), end)

@@ -57,8 +57,12 @@ func (s *Session) api(token string) http.Handler {
 	handle := func(pattern string, activity bool, h func(http.ResponseWriter, *http.Request) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if activity {
-				done := s.active("request")
-				defer done()
+				leave, err := s.life.use("request")
+				if err != nil {
+					writeError(w, unavailable("%v", err))
+					return
+				}
+				defer leave()
 			}
 			if err := h(w, r); err != nil {
 				writeError(w, err)

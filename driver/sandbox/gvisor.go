@@ -117,11 +117,20 @@ func gvisorBoot(s *Sandbox, spec Spec) wire.Boot {
 	boot := wire.Boot{
 		Hostname: spec.Hostname, UID: userID, GID: userID,
 		Bun: s.node.config.Bun, MaxFiles: uint64(spec.Files), Env: maps.Clone(environment),
-		Mounts: s.etc(spec),
+		Mounts: append(s.etc(spec), toldInGVisor(spec)...),
 		Listen: guestSocketDir + "/" + initSocket, Units: true, Pids: spec.Limits.Pids,
 	}
+	s.confine(&boot, spec)
 	maps.Copy(boot.Env, spec.Env)
 	return boot
+}
+
+// toldInGVisor is what of told gVisor's kernel does not tell by itself: its
+// memory is the session's anyway.
+func toldInGVisor(spec Spec) []wire.Mount {
+	return slices.DeleteFunc(told(spec), func(m wire.Mount) bool {
+		return m.Type != "file" || strings.HasPrefix(m.Target, "/proc/")
+	})
 }
 
 // runsc starts the container and returns once runsc itself is gone again.

@@ -184,6 +184,11 @@ func (s *Sandbox) boot(spec Spec) error {
 	if err != nil {
 		return err
 	}
+	// Where the plugin itself may leave no core at all, init could not raise it.
+	limit := unix.Rlimit{Cur: wire.CoreLimit, Max: wire.CoreLimit}
+	if err := unix.Prlimit(p.pid, unix.RLIMIT_CORE, &limit, nil); err != nil {
+		return errors.Join(fmt.Errorf("limit core files of init: %w", err), unix.Kill(p.pid, unix.SIGKILL))
+	}
 	if err := s.own(p.pid); err != nil {
 		return err
 	}
@@ -312,6 +317,18 @@ func (s *Sandbox) Dial(ctx context.Context) (*wire.Conn, error) {
 	}
 	return wire.NewConn(c.(*net.UnixConn)), nil
 }
+
+// Keep writes a small file that goes with the sandbox, for who serves it.
+func (s *Sandbox) Keep(name string, content []byte) error {
+	path := filepath.Join(s.dir, name)
+	if err := os.WriteFile(path+".new", content, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// Kept reads what Keep wrote, also in an earlier process.
+func (s *Sandbox) Kept(name string) ([]byte, error) { return os.ReadFile(filepath.Join(s.dir, name)) }
 
 // Done is closed when init has ended, and with it everything in the sandbox.
 func (s *Sandbox) Done() <-chan struct{} { return s.proc.done }
