@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -16,8 +17,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
 	"github.com/buntime/buntime/driver"
 	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/sandbox"
 )
 
 // newGVisorFixture is newFixture with isolation "gvisor". At its end nothing of
@@ -371,5 +375,58 @@ func TestGVisorDies(t *testing.T) {
 	defer cancel()
 	if exit, err := f.instance.Wait(ctx); err != nil || exit.Signal != 9 {
 		t.Errorf("exit %+v, %v", exit, err)
+	}
+}
+
+// TestGVisorCutOff removes a sandbox whose start was cut off before the plugin
+// knew its process.
+func TestGVisorCutOff(t *testing.T) {
+	f := newGVisorFixture(t)
+	st, err := sandbox.UnmarshalState(f.instance.State())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.agent.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if f.agent, err = Open(context.Background(), f.config, hclog.NewNullLogger()); err != nil {
+		t.Fatal(err)
+	}
+	st.Pid, st.Start = 0, 0
+	if f.instance, err = f.agent.Recover(t.Context(), f.task, sandbox.MarshalState(st)); err != nil {
+		t.Fatal(err)
+	}
+	// The fixture destroys it, and looks for what is left.
+}
+
+// TestGVisorSocketIsNoLink has a sentry that was taken over lead the agent to
+// another socket of the host's.
+func TestGVisorSocketIsNoLink(t *testing.T) {
+	f := newGVisorFixture(t)
+	dir := filepath.Join(f.config.StateDir, "sandboxes", "0", "host")
+	other := filepath.Join(f.config.StateDir, "other.sock")
+	l, err := net.Listen("unix", other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	box := f.instance.(*instance).box
+	c, err := box.Dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	if err := os.Rename(filepath.Join(dir, "init.sock"), filepath.Join(dir, "kept")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(other, filepath.Join(dir, "init.sock")); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := box.Dial(t.Context()); err == nil {
+		c.Close()
+		t.Error("the agent follows a link")
+	}
+	if err := os.Rename(filepath.Join(dir, "kept"), filepath.Join(dir, "init.sock")); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -132,7 +132,7 @@ func (n *Node) Start(ctx context.Context, spec Spec) (_ *Sandbox, err error) {
 func (s *Sandbox) gather(ctx context.Context, spec Spec) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		if s.group, err = cgroup.New(spec.Scope, LimitsFor(spec.Isolation, spec.Limits)); err != nil {
+		if s.group, err = cgroup.New(spec.Scope, startLimits(spec)); err != nil {
 			return fmt.Errorf("create cgroups: %w", err)
 		}
 		return nil
