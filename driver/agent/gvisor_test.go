@@ -146,21 +146,29 @@ func TestGVisorKillsTrees(t *testing.T) {
 	}
 	// What a command leaves behind on purpose stays, and is found by its number.
 	r = f.run(t, map[string]any{"command": "setsid sh -c 'sleep 1000; :' >/dev/null 2>&1 & echo $!"})
-	for deadline := time.Now().Add(20 * time.Second); len(list.Processes) != 2; { // sh and, soon, sleep
-		if time.Now().After(deadline) {
-			t.Fatalf("processes %+v", list.Processes)
-		}
-		f.call(t, "GET", "/v1/processes", nil, &list)
-	}
+	f.awaitProcesses(t, 2) // sh and, soon, sleep
 	pid, _ := strconv.Atoi(strings.TrimSpace(r.Stdout))
 	var k Killed
 	f.call(t, "POST", "/v1/kill", map[string]any{"pid": pid}, &k)
 	if k.Killed != 2 {
 		t.Errorf("killed %+v", k)
 	}
-	f.call(t, "GET", "/v1/processes", nil, &list)
-	if len(list.Processes) != 0 {
-		t.Errorf("left: %+v", list.Processes)
+	f.awaitProcesses(t, 0)
+}
+
+// awaitProcesses waits until the session has n processes.
+func (f *fixture) awaitProcesses(t testing.TB, n int) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		var list struct{ Processes []Process }
+		f.call(t, "GET", "/v1/processes", nil, &list)
+		if len(list.Processes) == n {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("processes %+v, want %d", list.Processes, n)
+		}
 	}
 }
 
@@ -396,7 +404,16 @@ func TestGVisorCutOff(t *testing.T) {
 	if f.instance, err = f.agent.Recover(t.Context(), f.task, sandbox.MarshalState(st)); err != nil {
 		t.Fatal(err)
 	}
-	// The fixture destroys it, and looks for what is left.
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := f.instance.Destroy(ctx); err != nil {
+		t.Fatal(err)
+	}
+	// Its interface went with the last process, or goes now.
+	if err := f.agent.(*Agent).node.Sweep(ctx); err != nil {
+		t.Fatal(err)
+	}
+	// The fixture looks for what is left.
 }
 
 // TestGVisorSocketIsNoLink has a sentry that was taken over lead the agent to

@@ -24,8 +24,7 @@ func (s *server) onDial(c *wire.Conn, req *wire.Request) {
 	inner, err := dialPort(req.Port)
 	if err != nil {
 		ev := failed(err)
-		var errno syscall.Errno
-		if errors.As(err, &errno) {
+		if errno, ok := errors.AsType[syscall.Errno](err); ok {
 			ev.Code = int(errno)
 		}
 		answer(c, ev)

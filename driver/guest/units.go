@@ -295,7 +295,7 @@ func pidsOf(dir string) ([]int, error) {
 		return nil, err
 	}
 	var pids []int
-	for _, f := range strings.Fields(string(b)) {
+	for f := range strings.FieldsSeq(string(b)) {
 		pid, err := strconv.Atoi(f)
 		if err != nil {
 			return nil, fmt.Errorf("parse %s/cgroup.procs: %w", dir, err)

@@ -85,8 +85,10 @@ func (s *Sandbox) stageGVisor(spec Spec) (*stage, error) {
 // bundle is the container without what is mounted from the host.
 func (s *Sandbox) bundle(spec Spec) *specs.Spec {
 	tmpfs := func(target string, size int64, more ...string) specs.Mount {
-		return specs.Mount{Destination: target, Type: "tmpfs", Source: "tmpfs",
-			Options: append([]string{"nosuid", "nodev", "size=" + strconv.FormatInt(size, 10)}, more...)}
+		return specs.Mount{
+			Destination: target, Type: "tmpfs", Source: "tmpfs",
+			Options: append([]string{"nosuid", "nodev", "size=" + strconv.FormatInt(size, 10)}, more...),
+		}
 	}
 	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(s.Owner()), Size: idsPerSandbox}}
 	files := uint64(max(spec.Files, 1<<16)) // init's own, who lowers it for all others
