@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"github.com/buntime/buntime/driver/sandbox/network"
 )
 
 // The task's directories in the sandbox, as Nomad's variables name them.
@@ -36,6 +38,7 @@ type taskConfig struct {
 	Args     []string
 	CPUCores float64
 	Limits   LimitDefaults
+	Network  *NetworkPolicy // nil if the block is not there
 	// Isolation is IsolationProcess, as which empty counts, or IsolationGVisor.
 	Isolation string
 
@@ -53,8 +56,14 @@ type rawTaskConfig struct {
 	PidsMax  any         `codec:"pids_max"`
 	Disk     any         `codec:"disk"`
 	FilesMax any         `codec:"files_max"`
+	Network  *rawPolicy  `codec:"network"`
 
 	Isolation string `codec:"isolation"`
+}
+
+type rawPolicy struct {
+	Mode  string   `codec:"mode"`
+	Allow []string `codec:"allow"`
 }
 
 type rawSession struct {
@@ -111,6 +120,12 @@ func (raw *rawTaskConfig) parse(defaults LimitDefaults) (*taskConfig, error) {
 	case "", IsolationProcess, IsolationGVisor:
 	default:
 		return nil, fmt.Errorf("isolation must be %q or %q, got %q", IsolationProcess, IsolationGVisor, raw.Isolation)
+	}
+	if raw.Network != nil {
+		if _, err := network.ParsePolicy(raw.Network.Mode, raw.Network.Allow); err != nil {
+			return nil, fmt.Errorf("network: %w", err)
+		}
+		tc.Network = &NetworkPolicy{Mode: raw.Network.Mode, Allow: raw.Network.Allow}
 	}
 	limits := rawLimits{PidsMax: raw.PidsMax, Disk: raw.Disk, FilesMax: raw.FilesMax}
 	tc.Limits, err = limits.parse(defaults)

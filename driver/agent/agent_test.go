@@ -24,6 +24,7 @@ import (
 	"github.com/buntime/buntime/driver"
 	"github.com/buntime/buntime/driver/claim"
 	"github.com/buntime/buntime/driver/sandbox"
+	"github.com/buntime/buntime/driver/snapshot/backend"
 )
 
 const testSecret = "a secret of this test alone"
@@ -78,6 +79,7 @@ func newConfig(t testing.TB) *driver.Config {
 		Init: filepath.Join(root(t), "out/libexec/buntime-init"), StateDir: state,
 		NodeSecret: []byte(testSecret),
 		Network:    driver.NetworkConfig{Pool: freePool(t)},
+		Store:      backend.Config{Dir: filepath.Join(state, "store")},
 		Defaults:   driver.LimitDefaults{DiskMB: 256},
 	}
 }
@@ -111,11 +113,12 @@ func newFixtureFor(t testing.TB, ttl time.Duration) *fixture {
 
 // fixtureOptions are what a fixture may differ in.
 type fixtureOptions struct {
-	ttl       time.Duration // default: an hour
-	idleAfter time.Duration // default: never
-	without   []sandbox.Layer
-	change    func(*driver.Task)
-	configure func(*driver.Config)
+	ttl                         time.Duration // default: an hour
+	idleAfter                   time.Duration // default: never, as of the next two
+	sleepAfter, checkpointEvery time.Duration
+	without                     []sandbox.Layer
+	change                      func(*driver.Task)
+	configure                   func(*driver.Config)
 }
 
 func newFixtureWith(t testing.TB, without []sandbox.Layer, change func(*driver.Task)) *fixture {
@@ -129,7 +132,7 @@ func newFixtureOf(t testing.TB, o fixtureOptions) *fixture {
 		o.ttl = time.Hour
 	}
 	config := newConfig(t)
-	config.Life.IdleAfter = o.idleAfter
+	config.Life = driver.LifeConfig{IdleAfter: o.idleAfter, SleepAfter: o.sleepAfter, CheckpointEvery: o.checkpointEvery}
 	if o.configure != nil {
 		o.configure(config)
 	}
@@ -143,6 +146,7 @@ func newFixtureOf(t testing.TB, o fixtureOptions) *fixture {
 		Limits:  driver.Limits{Memory: 512 << 20, CPUCores: 1, Pids: 512, Files: 4096, Disk: 256 << 20},
 		Session: &driver.Session{ID: "ses_test", Epoch: 1, ExpiresAt: time.Now().Add(o.ttl)},
 		API:     freeAddress(t), Preview: freeAddress(t),
+		Rests: &memoryRests{wanted: 1},
 	}}
 	if o.change != nil {
 		o.change(f.task)

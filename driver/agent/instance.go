@@ -76,9 +76,17 @@ func (i *instance) open(ctx context.Context, doors doors, recovered bool) error 
 			return err
 		}
 	}
+	if !recovered && s.Epoch > 1 {
+		if err := s.removeEntries(); err != nil {
+			doors.close()
+			return fmt.Errorf("tidy the workspace: %w", err)
+		}
+	}
+	s.life.sleepy = func() { s.goDo(func() { i.sleepBySelf(s) }) }
 	s.life.begin()
+	s.goDo(func() { s.keeper.run(s.ctx) })
 	s.runners.fill(1) // the first execution waits for it; more would only slow it down
-	s.serve(doors.api, s.api(claim.Token(i.agent.config.NodeSecret, s.ID)))
+	s.serve(doors.api, i.api(s, claim.Token(i.agent.config.NodeSecret, s.ID)))
 	s.serve(doors.preview, s.preview())
 	return nil
 }
@@ -283,7 +291,7 @@ func (i *instance) signalMain(ctx context.Context, sig unix.Signal) error {
 // Stop implements driver.Instance.
 func (i *instance) Stop(ctx context.Context, sig unix.Signal, timeout time.Duration) error {
 	if i.task.Session != nil {
-		return i.end(ctx, "stopped")
+		return i.stopSession(ctx, timeout)
 	}
 	soft, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()

@@ -43,6 +43,7 @@ func (s *Session) preview() http.Handler {
 			}
 		},
 		ModifyResponse: func(r *http.Response) error {
+			r.Header.Del(movedHeader) // an app cannot say so
 			if leave, ok := r.Request.Context().Value(answeredKey{}).(func()); ok {
 				leave()
 			}
@@ -64,13 +65,20 @@ func (s *Session) preview() http.Handler {
 		// (dialApp): a connection that nobody uses keeps no session awake.
 		leave, err := s.life.use("preview")
 		if err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			if errors.Is(err, errAsleep) {
+				w.Header().Set(movedHeader, "1")
+			}
+			writeError(w, notAwake(err))
 			return
 		}
 		defer leave()
 		proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), answeredKey{}, leave)))
 	})
 }
+
+// movedHeader marks an answer of the node's own: that the session has left it, and
+// nothing of the request was done.
+const movedHeader = "X-Buntime-Moved"
 
 // answeredKey is the context key of what to call when the app has answered.
 type answeredKey struct{}

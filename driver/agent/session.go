@@ -45,6 +45,7 @@ type Session struct {
 	journal *history
 	writes  *writes
 	life    *life
+	keeper  *keeper
 	limit   int64 // bytes of each stream in an answer
 
 	ctx    context.Context // ends with the session on this node
@@ -222,6 +223,7 @@ type Info struct {
 	AwakeBecause    []string `json:"awakeBecause"`
 	// NextTransition is nil where none will come by itself.
 	NextTransition *Transition `json:"nextTransition,omitempty"`
+	Durability     Durability  `json:"durability"`
 }
 
 // Usage is what a session holds now: bytes of memory and disk, and the
@@ -242,6 +244,7 @@ func (s *Session) Info(ctx context.Context) (Info, error) {
 	info := Info{
 		Session: s.ID, Epoch: s.Epoch, Alloc: s.Alloc, State: state, LastActive: timestamp(last),
 		FilesCount: n, ActiveProcesses: s.countProcesses(), AwakeBecause: reasons, NextTransition: next,
+		Durability: s.keeper.durability(),
 	}
 	if !s.Expires.IsZero() {
 		info.ExpiresAt = timestamp(s.Expires)

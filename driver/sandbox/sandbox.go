@@ -41,6 +41,9 @@ type Spec struct {
 	// that a process may have open.
 	Disk  int64
 	Files int64
+	// Image, if not nil, makes the workspace's image at a path where there is
+	// nothing: one that was a workspace before. Disk is its size at most.
+	Image func(ctx context.Context, path string) error
 	Env   map[string]string
 	// Dirs are host directories by where they appear in the sandbox, writable,
 	// with owners as they are on the host.
@@ -149,7 +152,12 @@ func (s *Sandbox) gather(ctx context.Context, spec Spec) error {
 		return nil
 	})
 	g.Go(func() (err error) {
-		if s.workspace, err = s.node.workspaces.Create(ctx, s.workspaceID(), spec.Disk); err != nil {
+		if spec.Image != nil {
+			s.workspace, err = s.node.workspaces.CreateFrom(ctx, s.workspaceID(), spec.Disk, spec.Image)
+		} else {
+			s.workspace, err = s.node.workspaces.Create(ctx, s.workspaceID(), spec.Disk)
+		}
+		if err != nil {
 			return fmt.Errorf("create workspace: %w", err)
 		}
 		return nil

@@ -40,6 +40,11 @@ type agent struct {
 	NodeSecret                        string
 	Runsc                             string
 	Pool                              netip.Prefix
+	StoreDir                          string
+
+	IdleAfter, SleepAfter, CheckpointEvery time.Duration
+	CNI, Bridge                            string
+	BridgeSubnet                           netip.Prefix
 }
 
 // startServer starts the Nomad server and waits until it leads its cluster
@@ -90,6 +95,11 @@ func (s *Stack) writeClient(runsc string) error {
 	agent.StateDir = filepath.Join(s.Dir, "driver")
 	agent.NodeSecret = s.NodeSecret
 	agent.Pool, agent.Runsc = s.block.pool(), runsc
+	agent.StoreDir = s.storeDir()
+	agent.IdleAfter = cmp.Or(s.options.IdleAfter, 5*time.Minute)
+	agent.SleepAfter = cmp.Or(s.options.SleepAfter, 30*time.Minute)
+	agent.CheckpointEvery = cmp.Or(s.options.CheckpointEvery, time.Minute)
+	agent.CNI, agent.Bridge, agent.BridgeSubnet = s.tools.cni, s.block.bridge(), s.block.bridgeSubnet()
 	return s.writeAgent(agent)
 }
 
