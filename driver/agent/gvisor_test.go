@@ -28,6 +28,11 @@ import (
 // gVisor may be left.
 func newGVisorFixture(t testing.TB) *fixture {
 	t.Helper()
+	return newGVisorFixtureOf(t, fixtureOptions{})
+}
+
+func newGVisorFixtureOf(t testing.TB, o fixtureOptions) *fixture {
+	t.Helper()
 	var f *fixture
 	t.Cleanup(func() { // after those of the fixture
 		if f == nil {
@@ -40,13 +45,12 @@ func newGVisorFixture(t testing.TB) *fixture {
 			t.Errorf("mounts below %s are left", f.config.StateDir)
 		}
 	})
-	f = newFixtureOf(t, fixtureOptions{
-		configure: func(config *driver.Config) {
-			config.Network.Pool = netip.MustParsePrefix("198.18.208.0/20") // apart from the other tests'
-			config.Runsc = tool(t, "e2e/tools/get", "runsc")
-		},
-		change: func(task *driver.Task) { task.Isolation = driver.IsolationGVisor },
-	})
+	o.configure = func(config *driver.Config) {
+		config.Network.Pool = netip.MustParsePrefix("198.18.208.0/20") // apart from the other tests'
+		config.Runsc = tool(t, "e2e/tools/get", "runsc")
+	}
+	o.change = func(task *driver.Task) { task.Isolation = driver.IsolationGVisor }
+	f = newFixtureOf(t, o)
 	return f
 }
 
@@ -445,5 +449,31 @@ func TestGVisorSocketIsNoLink(t *testing.T) {
 	}
 	if err := os.Rename(filepath.Join(dir, "kept"), filepath.Join(dir, "init.sock")); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestGVisorRests lets a session be idle, then sleep, and finds it as it was.
+func TestGVisorRests(t *testing.T) {
+	f := newGVisorFixtureOf(t, fixtureOptions{idleAfter: 700 * time.Millisecond})
+	f.run(t, map[string]any{"code": "Bun.serve({port: 8080, fetch: () => new Response(String(process.pid))})"})
+	_, before := f.get(t, 8080)
+	f.awaitIdle(t)
+	if _, after := f.get(t, 8080); after != before {
+		t.Errorf("server is %q after idleness, was %q", after, before)
+	}
+	if r := f.run(t, map[string]any{"command": makeTree}); r.ExitCode != 0 {
+		t.Fatalf("%+v", r)
+	}
+	want := f.run(t, map[string]any{"command": describeTree}).Stdout
+	if status := f.call(t, "POST", "/v1/sleep", map[string]any{"state": "deep-sleep"}, nil); status != 200 {
+		t.Fatalf("sleep: status %d", status)
+	}
+	f.gone(t)
+	f.wake(t)
+	if got := f.run(t, map[string]any{"command": describeTree}).Stdout; got != want {
+		t.Errorf("awake:\n%s\nwant\n%s", got, want)
+	}
+	if r := f.run(t, map[string]any{"command": "grep -o gvisor /proc/version"}); r.Stdout != "gvisor\n" {
+		t.Errorf("%+v", r)
 	}
 }
