@@ -59,11 +59,17 @@ func (s *Service) Asleep(ctx context.Context, account, id string) (bool, error) 
 func (s *Service) Moved(ctx context.Context, sess *Session) error {
 	defer timing.Start(ctx, "moved")()
 	_, err := share(ctx, &s.flights, "settle "+sess.ID, lookupTimeout, func(ctx context.Context) (*Session, error) {
-		return s.settle(ctx, sess, false)
+		asleep, err := s.settle(ctx, sess, false)
+		if !errors.Is(err, ErrNotFound) {
+			return asleep, err
+		}
+		lost, err := s.Scheduler.Lost(ctx, sess.ID)
+		if err != nil || !lost {
+			return nil, err
+		}
+		_, err = s.rescue(ctx, sess)
+		return nil, err
 	})
-	if errors.Is(err, ErrNotFound) {
-		return nil
-	}
 	return err
 }
 

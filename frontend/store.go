@@ -67,6 +67,9 @@ type Scheduler interface {
 	Stop(ctx context.Context, id string) error
 	// Jobs lists the jobs of all sessions.
 	Jobs(ctx context.Context) ([]Job, error)
+	// Lost says whether nothing more will come of what the session's job runs, as far
+	// as the scheduler knows: it has ended, or its node is away.
+	Lost(ctx context.Context, id string) (bool, error)
 	// Explain says in words why a session's job has not started, for the log.
 	Explain(ctx context.Context, id string) string
 	// Ready says whether the scheduler answers.
