@@ -59,6 +59,7 @@ var pluginConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 	"bun":            hclspec.NewAttr("bun", "string", false),
 	"init":           hclspec.NewAttr("init", "string", false),
 	"state_dir":      hclspec.NewAttr("state_dir", "string", false),
+	"runsc":          hclspec.NewAttr("runsc", "string", false),
 	"node_secret":    hclspec.NewAttr("node_secret", "string", false),
 	"preview_access": hclspec.NewAttr("preview_access", "string", false),
 	"consul": hclspec.NewBlock("consul", false, hclspec.NewObject(map[string]*hclspec.Spec{
@@ -120,4 +121,5 @@ var taskConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 	"pids_max":  hclspec.NewAttr("pids_max", "number", false),
 	"disk":      hclspec.NewAttr("disk", "number", false),
 	"files_max": hclspec.NewAttr("files_max", "number", false),
+	"isolation": hclspec.NewAttr("isolation", "string", false),
 })

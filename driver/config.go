@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -53,6 +54,10 @@ type Config struct {
 	Bun      string // path of Bun inside Rootfs
 	Init     string // host path of buntime-init
 	StateDir string // host directory for what must outlive the plugin
+	// Runsc is the host path of gVisor's runsc; empty where there is none.
+	// RunscGiven tells that the configuration names it.
+	Runsc      string
+	RunscGiven bool
 
 	// NodeSecret is what front-ends and nodes derive tokens from. Without it
 	// the node serves no sessions.
@@ -132,6 +137,7 @@ type rawConfig struct {
 	Bun           string     `codec:"bun"`
 	Init          string     `codec:"init"`
 	StateDir      string     `codec:"state_dir"`
+	Runsc         string     `codec:"runsc"`
 	NodeSecret    string     `codec:"node_secret"`
 	PreviewAccess string     `codec:"preview_access"`
 	Consul        rawConsul  `codec:"consul"`
@@ -188,6 +194,8 @@ func parseConfig(data []byte) (*Config, error) {
 		Bun:           or(raw.Bun, DefaultBun),
 		Init:          raw.Init,
 		StateDir:      or(raw.StateDir, DefaultStateDir),
+		Runsc:         or(raw.Runsc, onPath("runsc")),
+		RunscGiven:    raw.Runsc != "",
 		NodeSecret:    []byte(or(raw.NodeSecret, os.Getenv(secretEnv))),
 		PreviewAccess: Access(or(raw.PreviewAccess, string(AccessAny))),
 		Consul: ConsulConfig{
@@ -204,7 +212,7 @@ func parseConfig(data []byte) (*Config, error) {
 		config.Init = filepath.Join(filepath.Dir(exe), "..", "libexec", "buntime-init")
 	}
 	for _, p := range []struct{ key, path string }{
-		{"rootfs", config.Rootfs}, {"bun", config.Bun}, {"init", config.Init}, {"state_dir", config.StateDir},
+		{"rootfs", config.Rootfs}, {"bun", config.Bun}, {"init", config.Init}, {"state_dir", config.StateDir}, {"runsc", config.Runsc},
 	} {
 		if p.path != "" && !filepath.IsAbs(p.path) {
 			return nil, fmt.Errorf("plugin config: %s must be an absolute path, got %q", p.key, p.path)
@@ -324,6 +332,15 @@ func (raw *rawLimits) parse(defaults LimitDefaults) (LimitDefaults, error) {
 	}
 	defaults.FilesMax, err = whole("files_max", raw.FilesMax, defaults.FilesMax, 64, 1<<20)
 	return defaults, err
+}
+
+// onPath is the absolute path of a program on PATH, "" where there is none.
+func onPath(name string) string {
+	found, err := exec.LookPath(name)
+	if err != nil || !filepath.IsAbs(found) {
+		return ""
+	}
+	return found
 }
 
 func or(s, otherwise string) string {

@@ -75,6 +75,7 @@ func TestPluginConfig(t *testing.T) {
 		state_dir = "/srv/state"
 		node_secret = "0123456789abcdef"
 		preview_access = "front-end"
+		runsc = "/opt/runsc"
 		consul {
 			address = "127.0.0.1:8501"
 			token = "t"
@@ -97,6 +98,8 @@ func TestPluginConfig(t *testing.T) {
 	must.NoError(t, err)
 	must.Eq(t, "/srv/rootfs", config.Rootfs)
 	must.Eq(t, "/bin/bun", config.Bun)
+	must.Eq(t, "/opt/runsc", config.Runsc)
+	must.True(t, config.RunscGiven)
 	must.Eq(t, "/opt/init", config.Init)
 	must.Eq(t, "/srv/state", config.StateDir)
 	must.Eq(t, "0123456789abcdef", string(config.NodeSecret))
@@ -183,6 +186,9 @@ func TestTaskConfig(t *testing.T) {
 		"code = \"1\"\npids_max = 64\ndisk = 5120\nfiles_max = 256": {
 			Script: "/local/.code.ts", Code: "1", Limits: LimitDefaults{PidsMax: 64, DiskMB: 5120, FilesMax: 256},
 		},
+		"code = \"1\"\nisolation = \"gvisor\"": {
+			Script: "/local/.code.ts", Code: "1", Limits: builtin, Isolation: IsolationGVisor,
+		},
 		"code = \"1\"\nnetwork {\n mode = \"none\"\n}": {
 			Script: "/local/.code.ts", Code: "1", Limits: builtin, Network: &NetworkPolicy{Mode: "none"},
 		},
@@ -225,6 +231,7 @@ func TestTaskConfigErrors(t *testing.T) {
 		"code = \"1\"\npids_max = 15":                       `pids_max must be a whole number from 16 to 4194304, got 15`,
 		"code = \"1\"\ndisk = 1":                            `disk must be`,
 		"code = \"1\"\nfiles_max = 2000000":                 `files_max must be`,
+		"code = \"1\"\nisolation = \"vm\"":                  `isolation must be "process" or "gvisor", got "vm"`,
 		"code = \"1\"\nnetwork { mode = \"open\" }":         `network: mode must be "none", "internet" or "allow", got "open"`,
 		"code = \"1\"\nnetwork { mode = \"allow\" }":        `network: mode "allow" needs an allow list`,
 		"code = \"1\"\nnetwork { allow = [\"a.example\"] }": `network: allow is for mode "allow"`,

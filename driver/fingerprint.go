@@ -93,6 +93,12 @@ func (d *Driver) fingerprint(ctx context.Context) *drivers.Fingerprint {
 		}
 	}
 	found.HealthDescription = drivers.DriverHealthy
+	if version, err := d.runsc.read(ctx, config); err == nil {
+		set(".isolation."+IsolationGVisor, pstructs.NewStringAttribute(version))
+	} else if config.RunscGiven {
+		// The node is healthy for all other tasks, but somebody wanted this.
+		found.HealthDescription += fmt.Sprintf("; isolation %q is not available: %v", IsolationGVisor, err)
+	}
 	if len(missing) != 0 {
 		found.Health = drivers.HealthStateUnhealthy
 		found.HealthDescription = strings.Join(missing, "; ")

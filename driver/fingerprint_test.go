@@ -93,6 +93,31 @@ func TestFingerprintHealthy(t *testing.T) {
 	}
 }
 
+// TestFingerprintGVisor wants gVisor told of where it is, and where it was
+// asked for and is not; a node without is as healthy.
+func TestFingerprintGVisor(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	t.Setenv("PATH", t.TempDir())
+	found := first(t, newPlugin(t, runtimes[0], hostAsRootfs(t)))
+	must.Eq(t, "Healthy", found.HealthDescription)
+	must.MapNotContainsKey(t, found.Attributes, "driver.bun.isolation.gvisor")
+
+	config := hostAsRootfs(t)
+	config["runsc"] = filepath.Join(filepath.Dir(config["bun"].(string)), "runsc")
+	found = first(t, newPlugin(t, runtimes[0], config))
+	must.Eq(t, drivers.HealthStateHealthy, found.Health)
+	must.StrContains(t, found.HealthDescription, `isolation "gvisor" is not available: runsc `+config["runsc"].(string)+": not there")
+	must.MapNotContainsKey(t, found.Attributes, "driver.bun.isolation.gvisor")
+
+	text := "#!/bin/sh\n[ \"$*\" = --version ] && printf 'runsc version release-20260831.0\\nspec: 1.2.1\\n'\n"
+	must.NoError(t, os.WriteFile(config["runsc"].(string), []byte(text), 0o755))
+	found = first(t, newPlugin(t, runtimes[0], config))
+	must.Eq(t, "Healthy", found.HealthDescription)
+	must.Eq(t, "release-20260831.0", found.Attributes["driver.bun.isolation.gvisor"].GoString())
+}
+
 func TestFingerprintUnhealthy(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")

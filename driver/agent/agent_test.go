@@ -119,6 +119,7 @@ type fixtureOptions struct {
 	previewAccess               driver.Access // default: any
 	without                     []sandbox.Layer
 	change                      func(*driver.Task)
+	configure                   func(*driver.Config)
 }
 
 func newFixtureWith(t testing.TB, without []sandbox.Layer, change func(*driver.Task)) *fixture {
@@ -136,6 +137,9 @@ func newFixtureOf(t testing.TB, o fixtureOptions) *fixture {
 		config.PreviewAccess = o.previewAccess
 	}
 	config.Life = driver.LifeConfig{IdleAfter: o.idleAfter, SleepAfter: o.sleepAfter, CheckpointEvery: o.checkpointEvery}
+	if o.configure != nil {
+		o.configure(config)
+	}
 	log := hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: testWriter{t}})
 	a, err := open(context.Background(), config, log, o.without)
 	if err != nil {

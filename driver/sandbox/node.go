@@ -52,7 +52,9 @@ type Config struct {
 	// takes the place of Rootfs's own, so that a company's authority that the
 	// host knows is known inside.
 	CertFile string
-	Network  network.Config
+	// Runsc is the path of gVisor's runsc, which IsolationGVisor needs.
+	Runsc   string
+	Network network.Config
 	// ReadyWorkspaces of ReadySize bytes are kept made in advance.
 	ReadyWorkspaces int
 	ReadySize       int64
