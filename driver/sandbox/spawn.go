@@ -21,6 +21,10 @@ import (
 	"github.com/buntime/buntime/driver/sandbox/cgroup"
 )
 
+// initFD is the least number of init's descriptor in this process. Few
+// processes have as many open, and none among its first.
+const initFD = 256
+
 // loadInit copies the init binary into sealed memory. Every sandbox runs this
 // one copy: what a sandbox reaches through /proc/1/exe is no file of the host
 // and cannot be written (the class of CVE-2019-5736).
@@ -38,7 +42,14 @@ func loadInit(path string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create memory file for init: %w", err)
 	}
-	mem := os.NewFile(uintptr(fd), "buntime-init")
+	// Out of the way of the descriptors 0 to 6 that spawn gives init: the
+	// kernel puts those in place before it opens what is to be executed.
+	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, initFD)
+	_ = unix.Close(fd)
+	if err != nil {
+		return nil, fmt.Errorf("move memory file for init: %w", err)
+	}
+	mem := os.NewFile(uintptr(high), "buntime-init")
 	if _, err := io.Copy(mem, src); err != nil {
 		mem.Close()
 		return nil, fmt.Errorf("copy init %s: %w", path, err)
