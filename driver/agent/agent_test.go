@@ -89,7 +89,12 @@ func newFixture(t testing.TB) *fixture {
 // newFixtureFor is newFixture with a session that expires after ttl.
 func newFixtureFor(t testing.TB, ttl time.Duration) *fixture {
 	t.Helper()
-	config := newConfig(t)
+	return newFixtureOf(t, newConfig(t), ttl, func(*driver.Task) {})
+}
+
+// newFixtureOf is newFixtureFor with a configuration and another task than usual.
+func newFixtureOf(t testing.TB, config *driver.Config, ttl time.Duration, change func(*driver.Task)) *fixture {
+	t.Helper()
 	log := hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: testWriter{t}})
 	a, err := Open(context.Background(), config, log)
 	if err != nil {
@@ -101,6 +106,7 @@ func newFixtureFor(t testing.TB, ttl time.Duration) *fixture {
 		Session: &driver.Session{ID: "ses_test", Epoch: 1, ExpiresAt: time.Now().Add(ttl)},
 		API:     freeAddress(t), Preview: freeAddress(t),
 	}}
+	change(f.task)
 	t.Cleanup(func() {
 		if err := f.agent.Close(); err != nil {
 			t.Error(err)
@@ -264,7 +270,7 @@ func TestSpoiledHistory(t *testing.T) {
 		f.run(t, map[string]any{"code": "console.log('x'.repeat(900_000)); await Bun.sleep(50)"})
 		f.call(t, "GET", "/v1/files/list", nil, nil)
 	}
-	if took := time.Since(begin); took > 10*time.Second {
+	if took := time.Since(begin); took > time.Minute {
 		t.Errorf("took %s", took)
 	}
 }
@@ -287,9 +293,13 @@ func (f *fixture) restart(t testing.TB) {
 // TestExpiry wants the node to end a session by itself when its time has come,
 // with nobody asking, and as a success.
 func TestExpiry(t *testing.T) {
-	f := newFixtureFor(t, 1500*time.Millisecond)
+	ttl := 1500 * time.Millisecond
+	if os.Getenv("BUNTIME_TEST_VM") != "" {
+		ttl = 15 * time.Second // a sandbox takes seconds to start there
+	}
+	f := newFixtureFor(t, ttl)
 	f.run(t, map[string]any{"code": "Bun.serve({port: 8080, fetch: () => new Response('x')})"})
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	exit, err := f.instance.Wait(ctx)
 	if err != nil || exit.Code != 0 || exit.Err != nil {

@@ -53,7 +53,7 @@ func (s *Sandbox) layout(spec Spec, pid int) (wire.Boot, []*os.File, error) {
 	}
 	defer userns.Close()
 
-	root, err := detach(s.node.config.Rootfs, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, userns)
+	root, err := s.node.root.mount(userns)
 	if err != nil {
 		return wire.Boot{}, files, err
 	}
