@@ -70,6 +70,26 @@ var pluginConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 		"deny":      hclspec.NewAttr("deny", "list(string)", false),
 		"resolvers": hclspec.NewAttr("resolvers", "list(string)", false),
 	})),
+	"session": hclspec.NewBlock("session", false, hclspec.NewObject(map[string]*hclspec.Spec{
+		"idle_after":       hclspec.NewAttr("idle_after", "string", false),
+		"sleep_after":      hclspec.NewAttr("sleep_after", "string", false),
+		"checkpoint_every": hclspec.NewAttr("checkpoint_every", "string", false),
+	})),
+	"store": hclspec.NewBlock("store", false, hclspec.NewObject(map[string]*hclspec.Spec{
+		"dir": hclspec.NewAttr("dir", "string", false),
+		"swift": hclspec.NewBlock("swift", false, hclspec.NewObject(map[string]*hclspec.Spec{
+			"auth_url":          hclspec.NewAttr("auth_url", "string", true),
+			"user":              hclspec.NewAttr("user", "string", false),
+			"key":               hclspec.NewAttr("key", "string", false),
+			"domain":            hclspec.NewAttr("domain", "string", false),
+			"tenant":            hclspec.NewAttr("tenant", "string", false),
+			"tenant_domain":     hclspec.NewAttr("tenant_domain", "string", false),
+			"credential_id":     hclspec.NewAttr("credential_id", "string", false),
+			"credential_secret": hclspec.NewAttr("credential_secret", "string", false),
+			"region":            hclspec.NewAttr("region", "string", false),
+			"container":         hclspec.NewAttr("container", "string", true),
+		})),
+	})),
 	"defaults": hclspec.NewBlock("defaults", false, hclspec.NewObject(map[string]*hclspec.Spec{
 		"pids_max":  hclspec.NewAttr("pids_max", "number", false),
 		"disk":      hclspec.NewAttr("disk", "number", false),

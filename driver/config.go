@@ -9,10 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/nomad/plugins/base"
 
 	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/snapshot/backend"
 )
 
 // Defaults of the plugin's configuration.
@@ -26,6 +28,15 @@ const (
 	DefaultPidsMax  = 4096
 	DefaultDiskMB   = 1024 // as a session of the free plan
 	DefaultFilesMax = 16384
+
+	// DefaultIdleAfter is how long a session stays active with nobody using it
+	// (sessions.md).
+	DefaultIdleAfter = 5 * time.Minute
+	// DefaultSleepAfter is how long it stays on the node.
+	DefaultSleepAfter = 30 * time.Minute
+	// DefaultCheckpointEvery is how much of a session the sudden death of a node
+	// costs at most.
+	DefaultCheckpointEvery = time.Minute
 )
 
 // secretEnv may hold the node secret instead of the configuration.
@@ -47,7 +58,24 @@ type Config struct {
 	NodeSecret []byte
 	Consul     ConsulConfig
 	Network    NetworkConfig
-	Defaults   LimitDefaults
+	Life       LifeConfig
+	// Store is where snapshots of sessions go. Default: a directory below StateDir,
+	// which no other node can read.
+	Store    backend.Config
+	Defaults LimitDefaults
+}
+
+// LifeConfig says when sessions come to rest.
+type LifeConfig struct {
+	// IdleAfter is how long nobody has to use a session for its processes to be
+	// stopped; 0 is never.
+	IdleAfter time.Duration
+	// SleepAfter is how long nobody has to use it for its workspace to go to the
+	// store and its sandbox to end; 0 is never.
+	SleepAfter time.Duration
+	// CheckpointEvery is how often a workspace that has changed goes to the store
+	// meanwhile; 0 is never.
+	CheckpointEvery time.Duration
 }
 
 // ConsulConfig says how to reach Consul. What is empty comes from Consul's
@@ -81,6 +109,8 @@ type rawConfig struct {
 	NodeSecret string     `codec:"node_secret"`
 	Consul     rawConsul  `codec:"consul"`
 	Network    rawNetwork `codec:"network"`
+	Session    rawLife    `codec:"session"`
+	Store      rawStore   `codec:"store"`
 	Defaults   rawLimits  `codec:"defaults"`
 }
 
@@ -94,6 +124,17 @@ type rawNetwork struct {
 	Pool      string   `codec:"pool"`
 	Deny      []string `codec:"deny"`
 	Resolvers []string `codec:"resolvers"`
+}
+
+type rawLife struct {
+	IdleAfter       string `codec:"idle_after"`
+	SleepAfter      string `codec:"sleep_after"`
+	CheckpointEvery string `codec:"checkpoint_every"`
+}
+
+type rawStore struct {
+	Dir   string         `codec:"dir"`
+	Swift *backend.Swift `codec:"swift"`
 }
 
 // rawLimits are numbers as Nomad encodes them (see number).
@@ -144,6 +185,16 @@ func parseConfig(data []byte) (*Config, error) {
 	if config.Network, err = raw.Network.parse(); err != nil {
 		return nil, fmt.Errorf("plugin config: network: %w", err)
 	}
+	if config.Life, err = raw.Session.parse(); err != nil {
+		return nil, fmt.Errorf("plugin config: session: %w", err)
+	}
+	config.Store = backend.Config{Dir: raw.Store.Dir, Swift: raw.Store.Swift}
+	if !config.Store.Named() {
+		config.Store.Dir = filepath.Join(config.StateDir, "snapshots")
+	}
+	if err := config.Store.Check(); err != nil {
+		return nil, fmt.Errorf("plugin config: %w", err)
+	}
 	builtin := LimitDefaults{PidsMax: DefaultPidsMax, DiskMB: DefaultDiskMB, FilesMax: DefaultFilesMax}
 	if config.Defaults, err = raw.Defaults.parse(builtin); err != nil {
 		return nil, fmt.Errorf("plugin config: defaults: %w", err)
@@ -180,6 +231,24 @@ func (raw *rawNetwork) parse() (NetworkConfig, error) {
 		network.Resolvers = append(network.Resolvers, addr)
 	}
 	return network, nil
+}
+
+func (raw *rawLife) parse() (life LifeConfig, err error) {
+	for _, t := range []struct {
+		key, given string
+		otherwise  time.Duration
+		into       *time.Duration
+	}{
+		{"idle_after", raw.IdleAfter, DefaultIdleAfter, &life.IdleAfter},
+		{"sleep_after", raw.SleepAfter, DefaultSleepAfter, &life.SleepAfter},
+		{"checkpoint_every", raw.CheckpointEvery, DefaultCheckpointEvery, &life.CheckpointEvery},
+	} {
+		*t.into, err = time.ParseDuration(or(t.given, t.otherwise.String()))
+		if err != nil || *t.into < 0 {
+			return life, fmt.Errorf("%s must be a time such as 5m, or 0 for never, got %q", t.key, t.given)
+		}
+	}
+	return life, nil
 }
 
 // parse checks the limits and fills what is not given.

@@ -130,6 +130,8 @@ type Task struct {
 	// whoever had the ports before, and before there is a sandbox. Its error is
 	// Start's. Nil for an ordinary job and for Recover.
 	Claim func(ctx context.Context) error
+	// Rests is where snapshots of the session are noted. Nil for an ordinary job.
+	Rests Rests
 	// API and Preview are the host:port on which the node agent serves
 	// a session.
 	API, Preview string

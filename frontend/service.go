@@ -75,7 +75,7 @@ func (s *Service) Get(ctx context.Context, account, id string) (*Session, Info, 
 	if err != nil {
 		return nil, Info{}, err
 	}
-	known := Info{State: sess.State.Public(), LastActive: sess.LastActive}
+	known := Info{State: sess.State.Public(), LastActive: sess.LastActive, NextTransition: &Transition{To: "expired", At: sess.Expires}}
 	if !sess.Placed() {
 		return sess, known, nil
 	}

@@ -95,6 +95,14 @@ type Info struct {
 	ActiveProcesses int       `json:"activeProcesses"`
 	Usage           Usage     `json:"usage"`
 	AwakeBecause    []string  `json:"awakeBecause"`
+	// NextTransition is nil where the node has not told.
+	NextTransition *Transition `json:"nextTransition"`
+}
+
+// Transition is a change of state that comes by itself, if nothing happens before.
+type Transition struct {
+	To string    `json:"to" enum:"idle,deep-sleep,expired"`
+	At time.Time `json:"at"`
 }
 
 // Usage is what a session uses now, and has used of CPU.

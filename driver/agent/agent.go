@@ -23,6 +23,8 @@ import (
 	"github.com/buntime/buntime/driver/sandbox"
 	"github.com/buntime/buntime/driver/sandbox/cgroup"
 	"github.com/buntime/buntime/driver/sandbox/network"
+	"github.com/buntime/buntime/driver/snapshot"
+	"github.com/buntime/buntime/driver/snapshot/backend"
 )
 
 const (
@@ -44,6 +46,9 @@ type Agent struct {
 	log    hclog.Logger
 	node   *sandbox.Node
 
+	snapshots  *snapshot.Repository
+	closeStore func() error
+
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 
@@ -54,6 +59,11 @@ type Agent struct {
 
 // Open starts the node agent.
 func Open(ctx context.Context, config *driver.Config, log hclog.Logger) (driver.Runtime, error) {
+	return open(ctx, config, log, nil)
+}
+
+// open is Open that leaves out some layers of the sandboxes', for tests.
+func open(ctx context.Context, config *driver.Config, log hclog.Logger, without []sandbox.Layer) (*Agent, error) {
 	certs := hostCerts
 	if _, err := os.Stat(certs); err != nil {
 		certs = ""
@@ -70,12 +80,21 @@ func Open(ctx context.Context, config *driver.Config, log hclog.Logger) (driver.
 		},
 		ReadyWorkspaces: readyWorkspaces,
 		ReadySize:       config.Defaults.DiskMB << 20,
+		Without:         without,
 	}, log)
 	if err != nil {
 		return nil, err
 	}
+	store, closeStore, err := backend.Open(config.Store)
+	if err != nil {
+		return nil, errors.Join(err, node.Close())
+	}
+	snapshots, err := snapshot.New(store, snapshot.Config{})
+	if err != nil {
+		return nil, errors.Join(err, closeStore(), node.Close())
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	a := &Agent{config: config, log: log, node: node, cancel: cancel, instances: make(map[*instance]struct{}), settled: time.Now()}
+	a := &Agent{config: config, log: log, node: node, snapshots: snapshots, closeStore: closeStore, cancel: cancel, instances: make(map[*instance]struct{}), settled: time.Now()}
 	a.tasks.Go(func() { a.sweep(ctx) })
 	return a, nil
 }
@@ -119,7 +138,7 @@ func (a *Agent) Close() error {
 		i.box.Close()
 	}
 	a.tasks.Wait()
-	return a.node.Close()
+	return errors.Join(a.node.Close(), a.closeStore())
 }
 
 // errPluginStops ends what serves a sandbox, not the sandbox.
@@ -138,7 +157,11 @@ func (a *Agent) Start(ctx context.Context, task *driver.Task) (driver.Instance, 
 			return nil, err
 		}
 	}
-	box, err := a.node.Start(ctx, specOf(task))
+	spec := specOf(task)
+	if task.Session != nil {
+		spec.Image = a.awaken(task)
+	}
+	box, err := a.node.Start(ctx, spec)
 	if err != nil {
 		doors.close()
 		return nil, err
@@ -151,6 +174,29 @@ func (a *Agent) Start(ctx context.Context, task *driver.Task) (driver.Instance, 
 		return nil, errors.Join(err, i.Destroy(context.WithoutCancel(ctx)))
 	}
 	return i, nil
+}
+
+// awaken returns what makes the workspace of a session that has lived before, nil
+// for one that has not.
+func (a *Agent) awaken(task *driver.Task) func(ctx context.Context, path string) error {
+	if task.Session.Epoch <= 1 {
+		return nil
+	}
+	return func(ctx context.Context, path string) error {
+		last, ok, err := task.Rests.Last(ctx, task.Session.Epoch)
+		if err != nil {
+			return fmt.Errorf("find the session's last snapshot: %w", err)
+		}
+		if !ok {
+			return errors.New("the session has lived before, and nothing says where its workspace is")
+		}
+		key, err := task.Rests.Key(ctx)
+		if err != nil {
+			return err
+		}
+		who := snapshot.Session{ID: task.Session.ID, Key: key, Expires: task.Session.ExpiresAt}
+		return a.snapshots.Restore(ctx, who, last.Snapshot, path)
+	}
 }
 
 // Recover implements driver.Runtime.
@@ -239,8 +285,13 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox, end func()) 
 		log: a.log.With("session", task.Session.ID), box: box, guest: guestHost{box}, files: f,
 		journal: &history{files: f, known: -1}, writes: w, limit: answerLimit,
 		ctx: ctx, cancel: cancel,
-		executions: make(map[string]*execution), busy: make(map[string]int), lastActive: time.Now(),
+		executions: make(map[string]*execution),
 	}
+	s.life = newLife(schedule{
+		idleAfter: a.config.Life.IdleAfter, sleepAfter: a.config.Life.SleepAfter, expires: s.Expires,
+	}, box.Group(), notedActivity(box), s.log)
+	s.keeper = &keeper{session: s, repo: a.snapshots, rests: task.Rests, every: a.config.Life.CheckpointEvery}
+	s.life.note = s.noteActivity
 	s.runners = &runners{session: s, changed: make(chan struct{})}
 	if !s.Expires.IsZero() {
 		s.expiry = time.AfterFunc(time.Until(s.Expires), end)

@@ -9,29 +9,26 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/buntime/buntime/driver"
 )
 
 // TestRootImage runs sessions whose root is an image file, over a restart of the
 // plugin, and wants nothing of it left in the end.
 func TestRootImage(t *testing.T) {
-	config := newConfig(t)
-	config.Rootfs = tool(t, "driver/sandbox/rootfs/build", "--image", tool(t, "e2e/tools/get", "bun"))
-	before := len(devicesOf(t, config.Rootfs))
+	image := tool(t, "driver/sandbox/rootfs/build", "--image", tool(t, "e2e/tools/get", "bun"))
+	before := len(devicesOf(t, image))
 	t.Cleanup(func() { // after the fixture's own
 		// The kernel unbinds the device when the last mount has been taken apart.
-		for deadline := time.Now().Add(30 * time.Second); len(devicesOf(t, config.Rootfs)) > before; time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(30 * time.Second); len(devicesOf(t, image)) > before; time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(deadline) {
-				t.Errorf("image is still bound to %v", devicesOf(t, config.Rootfs))
+				t.Errorf("image is still bound to %v", devicesOf(t, image))
 				return
 			}
 		}
 	})
-	f := newFixtureOf(t, config, time.Hour, func(*driver.Task) {})
+	f := newFixtureOf(t, fixtureOptions{rootfs: image})
 	bound := func() []string {
 		t.Helper()
-		devices := devicesOf(t, config.Rootfs)
+		devices := devicesOf(t, image)
 		if before == 0 && len(devices) != 1 {
 			t.Errorf("image is bound to %v, want one device", devices)
 		}
@@ -87,9 +84,7 @@ func BenchmarkStart(b *testing.B) {
 		args []string
 	}{{"directory", []string{bun}}, {"image", []string{"--image", bun}}} {
 		b.Run(kind.name, func(b *testing.B) {
-			config := newConfig(b)
-			config.Rootfs = tool(b, "driver/sandbox/rootfs/build", kind.args...)
-			f := newFixtureOf(b, config, time.Hour, func(*driver.Task) {})
+			f := newFixtureOf(b, fixtureOptions{rootfs: tool(b, "driver/sandbox/rootfs/build", kind.args...)})
 			for n := 0; b.Loop(); n++ {
 				task := *f.task
 				task.Session = nil

@@ -6,7 +6,6 @@ package agent
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/buntime/buntime/driver"
 )
@@ -45,7 +44,7 @@ func TestMemoryLimit(t *testing.T) {
 // TestPidsLimit has an execution fork until it may not, and then wants the
 // session to work as before.
 func TestPidsLimit(t *testing.T) {
-	f := newFixtureOf(t, newConfig(t), time.Hour, func(task *driver.Task) { task.Limits.Pids = 100 })
+	f := newFixtureWith(t, nil, func(task *driver.Task) { task.Limits.Pids = 100 })
 	r := f.run(t, map[string]any{"timeout": 120, "command": "i=0; while [ $i -lt 110 ]; do sleep 1000 & i=$((i+1)); done; echo all"})
 	if r.Stdout == "all\n" || !strings.Contains(strings.ToLower(r.Stderr), "fork") {
 		t.Errorf("%+v", r)

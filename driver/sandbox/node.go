@@ -21,6 +21,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/buntime/buntime/driver/sandbox/network"
+	"github.com/buntime/buntime/driver/sandbox/seccomp"
 	"github.com/buntime/buntime/driver/sandbox/workspace"
 )
 
@@ -56,6 +57,9 @@ type Config struct {
 	// ReadyWorkspaces of ReadySize bytes are kept made in advance.
 	ReadyWorkspaces int
 	ReadySize       int64
+	// Without are layers to leave out. For tests of what each is worth; no
+	// configuration leads here.
+	Without []Layer
 }
 
 // Node starts and finds the sandboxes of one machine. Its methods may be
@@ -65,6 +69,7 @@ type Node struct {
 	log        hclog.Logger
 	init       *os.File
 	root       root
+	filter     []byte // for seccomp
 	network    *network.Manager
 	workspaces *workspace.Manager
 
@@ -82,6 +87,9 @@ func Open(config Config, log hclog.Logger) (_ *Node, err error) {
 	n := &Node{config: config, log: log, root: root{path: config.Rootfs}, boxes: make(map[int]*Sandbox)}
 	if err := os.MkdirAll(n.path("sandboxes"), 0o700); err != nil {
 		return nil, fmt.Errorf("create state directory: %w", err)
+	}
+	if n.filter, err = seccomp.Program(); err != nil {
+		return nil, err
 	}
 	if n.init, err = loadInit(config.Init); err != nil {
 		return nil, err

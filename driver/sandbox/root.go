@@ -21,13 +21,14 @@ type root struct {
 	image *rootfs.Image
 }
 
-// mount returns a read-only mount of the root, attached nowhere, with owners as
-// userns maps them.
-func (r *root) mount(userns *os.File) (*os.File, error) {
+// mount returns a mount of the root, attached nowhere, with owners as userns maps
+// them. readOnly is the mount attribute, and what it ought to be; an image cannot
+// be written to in any case.
+func (r *root) mount(readOnly uint64, userns *os.File) (*os.File, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !rootfs.IsImage(r.path) {
-		return detach(r.path, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, userns)
+		return detach(r.path, readOnly|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, userns)
 	}
 	if r.image != nil && !r.image.Current() { // another was put in its place
 		_ = r.image.Close()

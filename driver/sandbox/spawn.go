@@ -21,8 +21,9 @@ import (
 	"github.com/buntime/buntime/driver/sandbox/cgroup"
 )
 
-// initFD is the least number of init's descriptor in this process. Few
-// processes have as many open, and none among its first.
+// initFD is the least number of the descriptor that a new init is run from. Its
+// own, from 0 to 6, are put into place before, and those in their way are moved
+// past the highest of them: few processes have as many open.
 const initFD = 256
 
 // loadInit copies the init binary into sealed memory. Every sandbox runs this
@@ -42,14 +43,11 @@ func loadInit(path string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create memory file for init: %w", err)
 	}
-	// Out of the way of the descriptors 0 to 6 that spawn gives init: the
-	// kernel puts those in place before it opens what is to be executed.
-	high, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, initFD)
-	_ = unix.Close(fd)
-	if err != nil {
-		return nil, fmt.Errorf("move memory file for init: %w", err)
+	defer unix.Close(fd)
+	if fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, initFD); err != nil {
+		return nil, fmt.Errorf("move init's memory file: %w", err)
 	}
-	mem := os.NewFile(uintptr(high), "buntime-init")
+	mem := os.NewFile(uintptr(fd), "buntime-init")
 	if _, err := io.Copy(mem, src); err != nil {
 		mem.Close()
 		return nil, fmt.Errorf("copy init %s: %w", path, err)

@@ -91,7 +91,7 @@ func lockBlock(n int) (*os.File, error) {
 
 // cleanTimeout is ample: what is left are some hundred processes, mounts and
 // interfaces at most.
-const cleanTimeout = 30 * time.Second
+const cleanTimeout = 3 * time.Minute
 
 // clean removes the stack that the block's last holder did not stop.
 func (b *block) clean(ctx context.Context) error {

@@ -4,11 +4,13 @@
 package stack
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // links are the network interfaces with an address of the stack's pool. The
@@ -30,7 +32,13 @@ func (d *debris) links() ([]item, error) {
 		case name != "lo":
 			items = append(items, item{
 				what:   fmt.Sprintf("network interface %s with address %s", name, addr.IPNet),
-				remove: func() error { return netlink.LinkDel(link) },
+				remove: func() error {
+					err := netlink.LinkDel(link)
+					if errors.Is(err, unix.ENODEV) {
+						return nil // it went with its namespace
+					}
+					return err
+				},
 			})
 		case !d.running:
 			items = append(items, item{

@@ -30,8 +30,7 @@ var runs = []Run{
 	{Package: "driver/sandbox/cgroup", Args: []string{"-test.skip=^TestCpuset$"}},
 	{Package: "driver/sandbox/workspace"},
 	{Package: "driver/sandbox/network"},
-	// TestCoreHandler waits for the sandbox to keep crashes from the host.
-	{Package: "driver/agent", Args: []string{"-test.skip=^TestCoreHandler$"}},
+	{Package: "driver/agent"},
 	// What is about the kernel, over real sandboxes.
 	{Package: "driver", Args: []string{
 		"-test.run=^Test(FingerprintHealthy|RunToTheEnd|StopAndDestroy|Stats|Conformance|ExecTask|RecoverLive|RecoverDiedMeanwhile)$/^sandboxes$",

@@ -73,7 +73,7 @@ func (s *Server) get(ctx context.Context, in *getInput) (*getOutput, error) {
 	v := Session{
 		Summary:    s.summary(sess),
 		FilesCount: info.FilesCount, ActiveProcesses: info.ActiveProcesses,
-		Usage: info.Usage, AwakeBecause: info.AwakeBecause,
+		Usage: info.Usage, AwakeBecause: info.AwakeBecause, NextTransition: transition(info.NextTransition),
 	}
 	v.State, v.LastActive = info.State, Time(info.LastActive)
 	return &getOutput{v}, nil
@@ -145,4 +145,11 @@ func (s *Server) summary(sess *frontend.Session) Summary {
 
 func (s *Server) previewURL(id string) string {
 	return s.PreviewScheme + "://" + frontend.Label(id) + "." + s.PreviewDomain
+}
+
+func transition(t *frontend.Transition) *Transition {
+	if t == nil {
+		return nil
+	}
+	return &Transition{To: t.To, At: Time(t.At)}
 }

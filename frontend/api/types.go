@@ -116,6 +116,13 @@ type Session struct {
 	ActiveProcesses int            `json:"activeProcesses"`
 	Usage           frontend.Usage `json:"usage"`
 	AwakeBecause    []string       `json:"awakeBecause" nullable:"false" doc:"What keeps the session from becoming idle now."`
+	NextTransition  *Transition    `json:"nextTransition,omitempty" doc:"The change of state that comes by itself, if nothing happens before."`
+}
+
+// Transition is a change of a session's state.
+type Transition struct {
+	To string `json:"to" enum:"idle,deep-sleep,expired"`
+	At Time   `json:"at"`
 }
 
 // Sessions is the answer of GET /sessions.

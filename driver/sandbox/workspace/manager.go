@@ -130,6 +130,29 @@ func (m *Manager) Create(ctx context.Context, id string, size int64) (*Workspace
 	if err != nil {
 		return nil, fmt.Errorf("create workspace %s: %w", id, err)
 	}
+	return m.adopt(ctx, w, id, path)
+}
+
+// CreateFrom is Create with an image that fill makes, at a path where there is
+// nothing: one that a workspace had before. size is how large the image will be
+// at most. What fill has left when it fails is removed.
+func (m *Manager) CreateFrom(ctx context.Context, id string, size int64, fill func(ctx context.Context, path string) error) (*Workspace, error) {
+	path, err := m.path(id)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.checkSpace(size); err != nil {
+		return nil, fmt.Errorf("create workspace %s: %w", id, err)
+	}
+	w, err := m.buildWith(func(path string) error { return fill(ctx, path) })
+	if err != nil {
+		return nil, fmt.Errorf("create workspace %s: %w", id, err)
+	}
+	return m.adopt(ctx, w, id, path)
+}
+
+// adopt gives a workspace that is ready its id, and path.
+func (m *Manager) adopt(ctx context.Context, w *Workspace, id, path string) (*Workspace, error) {
 	if err := unix.Renameat2(unix.AT_FDCWD, w.path, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE); err != nil {
 		return nil, errors.Join(fmt.Errorf("create workspace %s: %w", id, err), w.Destroy(ctx))
 	}
@@ -150,6 +173,10 @@ func (m *Manager) Open(_ context.Context, id string) (*Workspace, error) {
 		return nil, fmt.Errorf("open workspace %s: %w", id, err)
 	}
 	w.id = id
+	// A process that died may have left it frozen.
+	if err := w.Thaw(); err != nil {
+		return nil, errors.Join(err, w.Close())
+	}
 	return w, nil
 }
 
@@ -185,9 +212,15 @@ func (m *Manager) build(ctx context.Context, size int64) (*Workspace, error) {
 	if err != nil {
 		return nil, err
 	}
+	return m.buildWith(t.create)
+}
+
+// buildWith makes a workspace of the image that create makes.
+func (m *Manager) buildWith(create func(path string) error) (*Workspace, error) {
 	name := fmt.Sprintf("new-%d", m.serial.Add(1))
 	path := filepath.Join(m.config.Dir, readyDir, name+suffix)
-	if err := t.create(path); err != nil {
+	if err := create(path); err != nil {
+		_ = os.Remove(path)
 		return nil, err
 	}
 	w, err := m.openImage(path, loop.Attach)

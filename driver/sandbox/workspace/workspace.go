@@ -27,11 +27,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"sync"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -104,31 +102,10 @@ func (w *Workspace) Usage() (Usage, error) {
 	return u, nil
 }
 
-// fitrim is FITRIM of linux/fs.h, and trimRange its struct fstrim_range.
-const fitrim = 0xc0185879
-
-type trimRange struct{ start, length, least uint64 }
-
-// Trim gives what is free in the workspace back to the node's disk and returns
-// how many bytes that were, at most.
-func (w *Workspace) Trim() (uint64, error) {
-	dir, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", w.mount.Fd()))
-	if err != nil {
-		return 0, fmt.Errorf("trim workspace %s: %w", w.id, err)
-	}
-	defer dir.Close()
-	r := trimRange{length: math.MaxUint64}
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, dir.Fd(), fitrim, uintptr(unsafe.Pointer(&r)))
-	if errno != 0 {
-		return 0, fmt.Errorf("trim workspace %s: %w", w.id, errno)
-	}
-	return r.length, nil
-}
-
 // Close lets go of the workspace and leaves it for Open. A sandbox that has it
 // goes on.
 func (w *Workspace) Close() error {
-	return errors.Join(w.mount.Close(), w.image.Close())
+	return errors.Join(w.Thaw(), w.mount.Close(), w.image.Close())
 }
 
 // Destroy drops the workspace: at once from sight, and from the disk in the
@@ -154,6 +131,10 @@ func (w *Workspace) end(ctx context.Context) error {
 			return err
 		}
 		w.dead = true
+	}
+	// A frozen file system outlives its last mount.
+	if err := ignore(w.Thaw(), os.ErrClosed); err != nil {
+		return err
 	}
 	if err := ignore(w.mount.Close(), os.ErrClosed); err != nil {
 		return err
