@@ -12,7 +12,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -31,23 +33,26 @@ const kvmPatience = 15 * time.Second
 
 // boot runs the machine to its end and passes each line of the tests' output
 // on. KVM is used where it works.
-func (m *machine) boot(t *testing.T, line func(string)) error {
+func (m *machine) boot(ctx context.Context, t *testing.T, line func(string)) error {
 	if kvm, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0); err == nil {
 		kvm.Close()
-		up, err := m.run(t, "kvm", kvmPatience, line)
+		up, err := m.run(ctx, t, "kvm", kvmPatience, line)
 		if up {
 			return err
 		}
 		t.Logf("KVM is there and does not work: %v", err)
 	}
-	_, err := m.run(t, "tcg,thread=multi", bootPatience, line)
+	_, err := m.run(ctx, t, "tcg,thread=multi", bootPatience, line)
 	return err
 }
 
 // run runs the machine and tells whether it came up in time.
-func (m *machine) run(t *testing.T, accelerator string, patience time.Duration, line func(string)) (up bool, err error) {
-	ctx, cancel := context.WithCancelCause(t.Context())
+func (m *machine) run(ctx context.Context, t *testing.T, accelerator string, patience time.Duration, line func(string)) (up bool, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	// Should the test be killed, the machine goes with the thread that started it.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	console := filepath.Join(m.dir, "console")
 	disk := func(i int, image string) []string {
 		return []string{
@@ -67,6 +72,7 @@ func (m *machine) run(t *testing.T, accelerator string, patience time.Duration, 
 	args = append(args, disk(1, m.tests)...)
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", args...)
 	cmd.Env = append(os.Environ(), "TMPDIR="+m.dir)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()
