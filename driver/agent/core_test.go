@@ -45,7 +45,7 @@ func TestCoreHandler(t *testing.T) {
 	f := newFixture(t)
 	seen := ""
 	for _, crash := range []string{
-		"kill -SEGV $$", "kill -ABRT $$", "kill -QUIT $$",
+		"kill -SEGV $$", "kill -ABRT $$", "kill -SYS $$",
 		"ulimit -c unlimited; kill -SEGV $$", "ulimit -S -c 4096; kill -SEGV $$",
 		"ulimit -c 0; kill -SEGV $$", "ulimit -S -c 0; kill -SEGV $$",
 		"prlimit --core=0 --pid $$; kill -SEGV $$", "prlimit --core=0:0 sh -c 'kill -SEGV $$'; kill -SEGV $$",
