@@ -66,9 +66,13 @@ var pluginConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 		"prefix":  hclspec.NewAttr("prefix", "string", false),
 	})),
 	"network": hclspec.NewBlock("network", false, hclspec.NewObject(map[string]*hclspec.Spec{
-		"pool":      hclspec.NewAttr("pool", "string", false),
-		"deny":      hclspec.NewAttr("deny", "list(string)", false),
-		"resolvers": hclspec.NewAttr("resolvers", "list(string)", false),
+		"pool":       hclspec.NewAttr("pool", "string", false),
+		"deny":       hclspec.NewAttr("deny", "list(string)", false),
+		"allow":      hclspec.NewAttr("allow", "list(string)", false),
+		"resolvers":  hclspec.NewAttr("resolvers", "list(string)", false),
+		"conn_rate":  hclspec.NewAttr("conn_rate", "number", false),
+		"conn_burst": hclspec.NewAttr("conn_burst", "number", false),
+		"conn_max":   hclspec.NewAttr("conn_max", "number", false),
 	})),
 	"session": hclspec.NewBlock("session", false, hclspec.NewObject(map[string]*hclspec.Spec{
 		"idle_after":       hclspec.NewAttr("idle_after", "string", false),
@@ -106,6 +110,10 @@ var taskConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 		"id":         hclspec.NewAttr("id", "string", true),
 		"epoch":      hclspec.NewAttr("epoch", "number", true),
 		"expires_at": hclspec.NewAttr("expires_at", "string", true),
+	})),
+	"network": hclspec.NewBlock("network", false, hclspec.NewObject(map[string]*hclspec.Spec{
+		"mode":  hclspec.NewAttr("mode", "string", false),
+		"allow": hclspec.NewAttr("allow", "list(string)", false),
 	})),
 	"cpu_cores": hclspec.NewAttr("cpu_cores", "number", false),
 	"pids_max":  hclspec.NewAttr("pids_max", "number", false),

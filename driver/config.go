@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/base"
 
 	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/sandbox/network"
 	"github.com/buntime/buntime/driver/snapshot/backend"
 )
 
@@ -90,7 +91,19 @@ type ConsulConfig struct {
 type NetworkConfig struct {
 	Pool      netip.Prefix   // a /31 of it for each sandbox
 	Deny      []netip.Prefix // ranges to block beside the private ones
+	Allow     []netip.Prefix // exceptions from the private ones
 	Resolvers []netip.AddrPort
+	// Connections that a sandbox may open in a second and at once, and have
+	// open; 0 is the default of package network.
+	ConnRate, ConnBurst, ConnMax uint32
+}
+
+// Sandboxes is the same as package network takes it.
+func (c NetworkConfig) Sandboxes() network.Config {
+	return network.Config{
+		Pool: c.Pool, Deny: c.Deny, Allow: c.Allow, Resolvers: c.Resolvers,
+		ConnRate: c.ConnRate, ConnBurst: c.ConnBurst, ConnMax: c.ConnMax,
+	}
 }
 
 // LimitDefaults hold for tasks that do not say otherwise.
@@ -123,7 +136,11 @@ type rawConsul struct {
 type rawNetwork struct {
 	Pool      string   `codec:"pool"`
 	Deny      []string `codec:"deny"`
+	Allow     []string `codec:"allow"`
 	Resolvers []string `codec:"resolvers"`
+	ConnRate  any      `codec:"conn_rate"`
+	ConnBurst any      `codec:"conn_burst"`
+	ConnMax   any      `codec:"conn_max"`
 }
 
 type rawLife struct {
@@ -212,12 +229,39 @@ func (raw *rawNetwork) parse() (NetworkConfig, error) {
 	if !network.Pool.Addr().Is4() || network.Pool.Bits() > 30 {
 		return network, fmt.Errorf("pool must be an IPv4 range of at least four addresses, got %s", network.Pool)
 	}
-	for _, s := range raw.Deny {
-		prefix, err := netip.ParsePrefix(s)
-		if err != nil {
-			return network, fmt.Errorf("deny must hold ranges such as 203.0.113.0/24: %w", err)
+	for _, list := range []struct {
+		key  string
+		from []string
+		to   *[]netip.Prefix
+	}{
+		{"deny", raw.Deny, &network.Deny},
+		{"allow", raw.Allow, &network.Allow},
+	} {
+		for _, s := range list.from {
+			prefix, err := netip.ParsePrefix(s)
+			if err != nil {
+				return network, fmt.Errorf("%s must hold ranges such as 203.0.113.0/24: %w", list.key, err)
+			}
+			*list.to = append(*list.to, prefix.Masked())
 		}
-		network.Deny = append(network.Deny, prefix.Masked())
+	}
+	for _, number := range []struct {
+		key string
+		raw any
+		to  *uint32
+	}{
+		{"conn_rate", raw.ConnRate, &network.ConnRate},
+		{"conn_burst", raw.ConnBurst, &network.ConnBurst},
+		{"conn_max", raw.ConnMax, &network.ConnMax},
+	} {
+		n, err := whole(number.key, number.raw, 0, 1, 1<<20)
+		if err != nil {
+			return network, err
+		}
+		*number.to = uint32(n)
+	}
+	if err := network.Sandboxes().Validate(); err != nil {
+		return network, err
 	}
 	for _, s := range raw.Resolvers {
 		addr, err := netip.ParseAddrPort(s)

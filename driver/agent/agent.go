@@ -69,15 +69,12 @@ func open(ctx context.Context, config *driver.Config, log hclog.Logger, without 
 		certs = ""
 	}
 	node, err := sandbox.Open(sandbox.Config{
-		StateDir: config.StateDir,
-		Rootfs:   config.Rootfs,
-		Init:     config.Init,
-		Bun:      config.Bun,
-		CertFile: certs,
-		Network: network.Config{
-			Pool: config.Network.Pool, Deny: append(network.DefaultDeny, config.Network.Deny...), Resolvers: config.Network.Resolvers,
-			Ready: readyWorkspaces,
-		},
+		StateDir:        config.StateDir,
+		Rootfs:          config.Rootfs,
+		Init:            config.Init,
+		Bun:             config.Bun,
+		CertFile:        certs,
+		Network:         networkOf(config),
 		ReadyWorkspaces: readyWorkspaces,
 		ReadySize:       config.Defaults.DiskMB << 20,
 		Without:         without,
@@ -97,6 +94,13 @@ func open(ctx context.Context, config *driver.Config, log hclog.Logger, without 
 	a := &Agent{config: config, log: log, node: node, snapshots: snapshots, closeStore: closeStore, cancel: cancel, instances: make(map[*instance]struct{}), settled: time.Now()}
 	a.tasks.Go(func() { a.sweep(ctx) })
 	return a, nil
+}
+
+// networkOf is the sandboxes' network, with namespaces in store as workspaces.
+func networkOf(config *driver.Config) network.Config {
+	c := config.Network.Sandboxes()
+	c.Ready = readyWorkspaces
+	return c
 }
 
 // sweep removes what no task owns, once Nomad had time to recover its tasks,
@@ -146,6 +150,10 @@ var errPluginStops = errors.New("the driver plugin is stopping")
 
 // Start implements driver.Runtime.
 func (a *Agent) Start(ctx context.Context, task *driver.Task) (driver.Instance, error) {
+	spec, err := specOf(task)
+	if err != nil {
+		return nil, err
+	}
 	doors, err := openDoors(ctx, task)
 	if err != nil {
 		return nil, err
@@ -157,7 +165,6 @@ func (a *Agent) Start(ctx context.Context, task *driver.Task) (driver.Instance, 
 			return nil, err
 		}
 	}
-	spec := specOf(task)
 	if task.Session != nil {
 		spec.Image = a.awaken(task)
 	}
@@ -227,7 +234,14 @@ func (a *Agent) Recover(ctx context.Context, task *driver.Task, state []byte) (d
 }
 
 // specOf says what sandbox a task wants.
-func specOf(task *driver.Task) sandbox.Spec {
+func specOf(task *driver.Task) (sandbox.Spec, error) {
+	policy := network.Policy{Mode: network.ModeInternet}
+	if p := task.Network; p != nil {
+		var err error
+		if policy, err = network.ParsePolicy(p.Mode, p.Allow); err != nil {
+			return sandbox.Spec{}, fmt.Errorf("network: %w", err)
+		}
+	}
 	spec := sandbox.Spec{
 		Task:     task.ID,
 		Hostname: "bun",
@@ -241,7 +255,7 @@ func specOf(task *driver.Task) sandbox.Spec {
 		Disk:   task.Limits.Disk,
 		Files:  task.Limits.Files,
 		Env:    task.Env,
-		Policy: network.Policy{Mode: network.ModeInternet},
+		Policy: policy,
 		Netns:  task.Netns,
 	}
 	if task.Cgroup == "" {
@@ -249,7 +263,7 @@ func specOf(task *driver.Task) sandbox.Spec {
 	}
 	if task.Session != nil {
 		spec.Hostname = hostLabel(task.Session.ID)
-		return spec
+		return spec, nil
 	}
 	spec.Dirs = map[string]string{}
 	for target, dir := range map[string]string{"/local": task.LocalDir, "/secrets": task.SecretsDir, "/alloc": task.AllocDir} {
@@ -257,7 +271,7 @@ func specOf(task *driver.Task) sandbox.Spec {
 			spec.Dirs[target] = dir
 		}
 	}
-	return spec
+	return spec, nil
 }
 
 // newSession makes a session on a sandbox and serves it.

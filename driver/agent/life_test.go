@@ -263,7 +263,9 @@ func TestIdle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if before.CPU != after.CPU {
+	// The state is told from the begin of the transition on, so that the last of them
+	// may still be on its way to stand still. Awake, they take 10 ms and more.
+	if after.CPU-before.CPU > time.Millisecond {
 		t.Errorf("an idle session used %s of CPU time", after.CPU-before.CPU)
 	}
 	for name, use := range map[string]func(){
