@@ -50,7 +50,7 @@ const minSecret = 16
 
 // Config is the plugin's configuration, decoded, checked and with defaults.
 type Config struct {
-	Rootfs   string // host directory of the sandboxes' root; may be empty
+	Rootfs   string // host directory or image file of the sandboxes' root; may be empty
 	Bun      string // path of Bun inside Rootfs
 	Init     string // host path of buntime-init
 	StateDir string // host directory for what must outlive the plugin

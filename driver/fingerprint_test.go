@@ -53,6 +53,11 @@ func TestFingerprintUndetected(t *testing.T) {
 	must.MapEmpty(t, found.Attributes)
 }
 
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
 // hostAsRootfs is a plugin config that takes the host for a rootfs, with
 // a program that prints a version.
 func hostAsRootfs(t *testing.T) map[string]any {
@@ -87,9 +92,17 @@ func TestFingerprintHealthy(t *testing.T) {
 		must.MapContainsKey(t, found.Attributes, name)
 		must.Eq(t, want, found.Attributes[name].GoString(), must.Sprint(name))
 	}
-	for _, name := range []string{"cgroup", "cgroup_kill", "overlayfs", "landlock"} {
+	for _, name := range []string{"cgroup", "cgroup_kill", "cgroup_burst", "cgroup_memory_peak", "cgroup_swap", "overlayfs", "landlock"} {
 		must.MapContainsKey(t, found.Attributes, "driver.bun."+name)
 		t.Log(name, found.Attributes["driver.bun."+name].GoString())
+	}
+	// What is said of cgroups is what is mounted.
+	layout, v2 := found.Attributes["driver.bun.cgroup"].GoString(), exists("/sys/fs/cgroup/cgroup.controllers")
+	must.Eq(t, v2, layout == "v2", must.Sprint(layout))
+	if v2 { // and every kernel that this runs on has all of these
+		for _, name := range []string{"cgroup_kill", "cgroup_burst", "cgroup_memory_peak"} {
+			must.Eq(t, "true", found.Attributes["driver.bun."+name].GoString(), must.Sprint(name))
+		}
 	}
 }
 

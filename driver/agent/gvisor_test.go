@@ -318,7 +318,7 @@ func TestGVisorFiles(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		req.Header.Set("Authorization", "Bearer "+claim.Token([]byte(testSecret), f.task.Session.ID))
+		req.Header.Set("Authorization", "Bearer "+claim.Token([]byte(testSecret), f.task.Session.ID, f.task.Session.Epoch))
 		res, err := f.client.Do(req)
 		if err != nil {
 			t.Fatal(err)

@@ -57,7 +57,7 @@ func (s *Sandbox) layout(spec Spec, pid int) (wire.Boot, []*os.File, error) {
 	if s.node.without(LayerReadOnlyRoot) {
 		readOnly = 0
 	}
-	root, err := detach(s.node.config.Rootfs, readOnly|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, userns)
+	root, err := s.node.root.mount(readOnly, userns)
 	if err != nil {
 		return wire.Boot{}, files, err
 	}

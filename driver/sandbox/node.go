@@ -42,7 +42,8 @@ const (
 type Config struct {
 	// StateDir holds what must be found again after a restart of the plugin.
 	StateDir string
-	// Rootfs is the host directory that sandboxes see as their root, read-only.
+	// Rootfs is the host directory or image file (package rootfs) that sandboxes
+	// see as their root, read-only.
 	Rootfs string
 	// Init is the path of the buntime-init binary.
 	Init string
@@ -69,6 +70,7 @@ type Node struct {
 	config     Config
 	log        hclog.Logger
 	init       *os.File
+	root       root
 	filter     []byte // for seccomp
 	network    *network.Manager
 	workspaces *workspace.Manager
@@ -84,7 +86,7 @@ type Node struct {
 
 // Open prepares the node. It takes over what an earlier process left.
 func Open(config Config, log hclog.Logger) (_ *Node, err error) {
-	n := &Node{config: config, log: log, boxes: make(map[int]*Sandbox)}
+	n := &Node{config: config, log: log, root: root{path: config.Rootfs}, boxes: make(map[int]*Sandbox)}
 	if err := os.MkdirAll(n.path("sandboxes"), 0o700); err != nil {
 		return nil, fmt.Errorf("create state directory: %w", err)
 	}
@@ -118,6 +120,7 @@ func (n *Node) Close() error {
 	return errors.Join(err,
 		n.workspaces.Close(),
 		n.network.Close(err == nil && len(slots) == 0),
+		n.root.close(),
 		n.init.Close())
 }
 

@@ -19,6 +19,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
+
+	"github.com/buntime/buntime/driver/sandbox/loop"
 )
 
 const (
@@ -67,7 +69,7 @@ func New(config Config, log hclog.Logger) (*Manager, error) {
 		mkfs, err = exec.LookPath("/usr/sbin/mkfs.ext4")
 	}
 	if err == nil {
-		_, err = os.Stat(loopControl)
+		_, err = os.Stat(loop.Control)
 	}
 	for _, d := range []string{"", readyDir, trashDir} {
 		if err == nil {
@@ -166,7 +168,7 @@ func (m *Manager) Open(_ context.Context, id string) (*Workspace, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := m.openImage(path, findLoop)
+	w, err := m.openImage(path, loop.Find)
 	if err != nil {
 		return nil, fmt.Errorf("open workspace %s: %w", id, err)
 	}
@@ -179,7 +181,7 @@ func (m *Manager) Open(_ context.Context, id string) (*Workspace, error) {
 }
 
 // openImage mounts the image at path, on the loop device that find returns.
-func (m *Manager) openImage(path string, find func(*os.File) (*os.File, error)) (_ *Workspace, err error) {
+func (m *Manager) openImage(path string, find func(*os.File, loop.Mode) (*os.File, error)) (_ *Workspace, err error) {
 	image, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -189,7 +191,7 @@ func (m *Manager) openImage(path string, find func(*os.File) (*os.File, error)) 
 			image.Close()
 		}
 	}()
-	dev, err := find(image)
+	dev, err := find(image, loopMode)
 	if err != nil {
 		return nil, err
 	}
@@ -221,7 +223,7 @@ func (m *Manager) buildWith(create func(path string) error) (*Workspace, error) 
 		_ = os.Remove(path)
 		return nil, err
 	}
-	w, err := m.openImage(path, attach)
+	w, err := m.openImage(path, loop.Attach)
 	if err != nil {
 		_ = os.Remove(path)
 		return nil, err
