@@ -77,6 +77,7 @@ func Open(ctx context.Context, config *driver.Config, log hclog.Logger) (driver.
 	ctx, cancel := context.WithCancel(ctx)
 	a := &Agent{config: config, log: log, node: node, cancel: cancel, instances: make(map[*instance]struct{}), settled: time.Now()}
 	a.tasks.Go(func() { a.sweep(ctx) })
+	a.tasks.Go(func() { a.keepFavour(ctx) })
 	return a, nil
 }
 
@@ -237,7 +238,7 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox, end func()) 
 			API: task.API, Preview: task.Preview, MemoryLimit: task.Limits.Memory,
 		},
 		log: a.log.With("session", task.Session.ID), box: box, guest: guestHost{box}, files: f,
-		journal: &history{files: f, known: -1}, writes: w, limit: answerLimit,
+		journal: &history{files: f, known: -1, limit: task.Limits.Disk / historyPart}, writes: w, limit: answerLimit,
 		ctx: ctx, cancel: cancel,
 		executions: make(map[string]*execution), busy: make(map[string]int), lastActive: time.Now(),
 	}
@@ -305,6 +306,8 @@ const (
 	answerLimit = 1 << 20
 	// readyRunners wait in each session that has executed something.
 	readyRunners = 2
+	// historyPart of the disk is what the history of executions may take.
+	historyPart = 4
 	// workspaceOwner owns, on disk, what is the session's.
 	workspaceOwner = 1000
 )

@@ -34,6 +34,10 @@ type SessionConfig struct {
 // from the journal.
 const keepEnded = 32
 
+// keepOutput bounds, in bytes, what those hold of their output: it is memory of
+// the plugin's, so outside of the session's limit. The newest is always kept.
+const keepOutput = 8 << 20
+
 // Session is one awake session: its sandbox, its executions and the listeners
 // it is reached through.
 type Session struct {
@@ -135,10 +139,19 @@ func (s *Session) retire(e *execution) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = append(s.ended, e.ExecutionID)
-	for i := 0; len(s.ended) > keepEnded && i < len(s.ended); {
-		if old := s.executions[s.ended[i]]; old != nil && !old.released {
-			i++ // has processes yet
-			continue
+	var held int64
+	for _, id := range s.ended {
+		if old := s.executions[id]; old != nil {
+			held += old.output.memory()
+		}
+	}
+	for i := 0; (len(s.ended) > keepEnded || held > keepOutput) && i < len(s.ended)-1; {
+		if old := s.executions[s.ended[i]]; old != nil {
+			if !old.released {
+				i++ // has processes yet
+				continue
+			}
+			held -= old.output.memory()
 		}
 		delete(s.executions, s.ended[i])
 		s.ended = slices.Delete(s.ended, i, i+1)

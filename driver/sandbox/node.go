@@ -81,6 +81,9 @@ func Open(config Config, log hclog.Logger) (_ *Node, err error) {
 	if err := os.MkdirAll(n.path("sandboxes"), 0o700); err != nil {
 		return nil, fmt.Errorf("create state directory: %w", err)
 	}
+	if err := raiseNodeLimits(procSys); err != nil {
+		log.Warn("sessions could use up what others of the node need", "error", err)
+	}
 	if n.init, err = loadInit(config.Init); err != nil {
 		return nil, err
 	}

@@ -176,6 +176,10 @@ func (s *Sandbox) boot(spec Spec) error {
 		return err
 	}
 	s.state.Pid = p.pid
+	if err := sacrifice(p.pid); err != nil {
+		_ = unix.Kill(p.pid, unix.SIGKILL)
+		return err
+	}
 	if s.proc, err = watch(p.pid, filepath.Join(s.dir, "exit")); err != nil {
 		// Nothing else can end it once we return.
 		_ = unix.Kill(p.pid, unix.SIGKILL)
