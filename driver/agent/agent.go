@@ -204,6 +204,7 @@ func specOf(task *driver.Task) sandbox.Spec {
 	}
 	if task.Session != nil {
 		spec.Hostname = hostLabel(task.Session.ID)
+		spec.Limits.CPUShares = sharesOf(task, true)
 		return spec
 	}
 	spec.Dirs = map[string]string{}

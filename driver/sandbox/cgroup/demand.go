@@ -4,55 +4,30 @@
 package cgroup
 
 import (
-	"bufio"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/fs"
 )
 
-// Demand is for how much CPU time the session has asked since its start: what it
-// used, and how long something in it was ready to run and had to wait. Where the
-// kernel does not tell of waits (no cgroup v2, or no PSI), it is the former only.
-func (g *Group) Demand() (time.Duration, error) {
+// CPU is how much CPU time the session has used since its start.
+func (g *Group) CPU() (time.Duration, error) {
 	var s Stats
-	lay := g.lay
-	if err := s.readCPU(g.session(lay.cpuacct), lay.hierarchies[lay.cpuacct].v2); err != nil {
+	if err := s.readCPU(g.session(g.lay.cpuacct), g.lay.hierarchies[g.lay.cpuacct].v2); err != nil {
 		return 0, fmt.Errorf("read CPU time of %s: %w", g.scope.Path, err)
 	}
-	if !lay.hierarchies[lay.kill].v2 {
-		return s.CPU, nil
-	}
-	waited, err := readPressure(filepath.Join(g.session(lay.kill), "cpu.pressure"))
-	if err != nil && !os.IsNotExist(err) {
-		return 0, fmt.Errorf("read CPU pressure of %s: %w", g.scope.Path, err)
-	}
-	return s.CPU + waited, nil
+	return s.CPU, nil
 }
 
-// readPressure returns the total of the line "some" of a pressure file.
-func readPressure(path string) (time.Duration, error) {
-	f, err := os.Open(path)
+// Pids lists the processes of all executions, as Execution.Pids.
+func (g *Group) Pids() ([]int, error) {
+	pids, err := cgroups.GetAllPids(g.session(g.lay.kill))
 	if err != nil {
-		return 0, err
+		return nil, fmt.Errorf("list processes of %s: %w", g.scope.Path, err)
 	}
-	defer f.Close()
-	lines := bufio.NewScanner(f)
-	for lines.Scan() {
-		rest, ok := strings.CutPrefix(lines.Text(), "some ")
-		if !ok {
-			continue
-		}
-		_, total, _ := strings.Cut(rest, "total=")
-		us, err := strconv.ParseInt(total, 10, 64)
-		return time.Duration(us) * time.Microsecond, err
-	}
-	return 0, lines.Err() // of no line where PSI is switched off
+	return pids, nil
 }
 
 // SetCPUShares changes the weight against the node's other tasks, as
