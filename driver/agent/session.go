@@ -207,6 +207,7 @@ const tidyEvery = 5 * time.Second
 func (s *Session) tidy() {
 	tick := time.NewTicker(tidyEvery)
 	defer tick.Stop()
+	trimmed := time.Now()
 	for {
 		select {
 		case <-tick.C:
@@ -218,7 +219,32 @@ func (s *Session) tidy() {
 				s.releaseEmpty(e)
 			}
 		}
+		if time.Since(trimmed) >= trimEvery && s.trim() {
+			trimmed = time.Now()
+		}
 	}
+}
+
+const (
+	// trimFrom is how many bytes of the node's disk a workspace may hold beside
+	// what its files take before it gives them back, trimEvery how often it may
+	// have to: what was just freed is often used again.
+	trimFrom  = 64 << 20
+	trimEvery = 30 * time.Second
+)
+
+// trim gives what was deleted in the workspace back to the node's disk, if that
+// is worth it.
+func (s *Session) trim() bool {
+	w := s.box.Workspace()
+	u, err := w.Usage()
+	if err != nil || u.Allocated < u.Used+trimFrom {
+		return false
+	}
+	if _, err := w.Trim(); err != nil {
+		s.log.Warn("could not give freed space back to the node's disk", "error", err)
+	}
+	return true
 }
 
 // close ends what serves the session in this process. Executions stay.
