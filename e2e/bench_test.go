@@ -59,6 +59,8 @@ type bench struct {
 	dir   string
 	file  string // with the module
 	nodes int    // opened so far
+
+	served []time.Duration // until init of a sandbox served
 }
 
 // benchTimeout bounds each of the benchmarks; all of them together take some

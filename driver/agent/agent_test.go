@@ -287,7 +287,7 @@ func (f *fixture) restart(t testing.TB) {
 // TestExpiry wants the node to end a session by itself when its time has come,
 // with nobody asking, and as a success.
 func TestExpiry(t *testing.T) {
-	f := newFixtureFor(t, 1500*time.Millisecond)
+	f := newFixtureFor(t, 4*time.Second) // long enough to execute something on a busy machine
 	f.run(t, map[string]any{"code": "Bun.serve({port: 8080, fetch: () => new Response('x')})"})
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
