@@ -22,7 +22,7 @@ func TestStormDisk(t *testing.T) {
 	if system.stack == nil {
 		t.Skip("it looks at the images of its own system, and BUNTIME_E2E_URL names another")
 	}
-	s := createSession(t, deadline(t, 5*time.Minute), enterprise(), M{"resourceLimits": M{"cpu": 1}})
+	s := createSession(t, deadline(t, 8*time.Minute), enterprise(), M{"resourceLimits": M{"cpu": 1}})
 	image := s.image()
 	const limit, most = 1 << 30, 1280 << 20 // of files; with what ext4 itself takes
 	full := func(what string) {
@@ -32,7 +32,7 @@ func TestStormDisk(t *testing.T) {
 	}
 	empty := func(what string) {
 		t.Helper()
-		s.shell(`rm -rf /workspace/* && sync /workspace`)
+		equal(t, "end of rm", s.execute(M{"timeout": 120, "command": `rm -rf /workspace/* && sync /workspace`}).ExitCode, 0)
 		within(t, "usage.disk after "+what, s.info().Usage.Disk, 0, 64<<20)
 	}
 
@@ -47,12 +47,13 @@ func TestStormDisk(t *testing.T) {
 	full("a file, a link to it and a sparse one")
 	empty("one file")
 
-	s.background(`
+	ghost := s.execute(M{"timeout": 240, "code": `
 		import { openSync, writeSync, unlinkSync } from "node:fs";
 		const fd = openSync("ghost", "w"), chunk = Buffer.alloc(1 << 20, 1);
 		unlinkSync("ghost");
 		try { for (;;) writeSync(fd, chunk); } catch (e) { if (e.code !== "ENOSPC") throw e; }
-		Bun.serve({ port: 8080, fetch: () => new Response("full") });`)
+		Bun.serve({ port: 8080, fetch: () => new Response("full") });`})
+	equal(t, "it holds a deleted file, stderr "+ghost.Stderr, ghost.Background, true)
 	full("a file that is deleted but open")
 	s.kill(nil)
 	eventually(t, s.ctx, "space of the deleted file", 30*time.Second, func() (bool, string) {
