@@ -124,8 +124,8 @@ func objects() {
 		{"fanotify", func(int) error { _, err := unix.FanotifyInit(unix.FAN_CLASS_NOTIF|unix.FAN_REPORT_FID, 0); return err }},
 		{"terminals", terminal},
 		{"queues", queue},
-		{"messages", func(i int) error { _, err := sysv(unix.SYS_MSGGET, 0, unix.IPC_CREAT|0o600, 0); return err }},
-		{"semaphores", func(i int) error { _, err := sysv(unix.SYS_SEMGET, 0, 250, unix.IPC_CREAT|0o600); return err }},
+		{"messages", func(int) error { return sysv(unix.SYS_MSGGET, 0, unix.IPC_CREAT|0o600, 0) }},
+		{"semaphores", func(int) error { return sysv(unix.SYS_SEMGET, 0, 250, unix.IPC_CREAT|0o600) }},
 		{"segments", segment},
 		{"timers", timer},
 		{"keys", key},
@@ -144,17 +144,15 @@ func objects() {
 	hold()
 }
 
-func sysv(nr, a, b, c uintptr) (uintptr, error) {
-	id, _, errno := unix.Syscall(nr, a, b, c)
-	if errno != 0 {
-		return 0, errno
+func sysv(nr, a, b, c uintptr) error {
+	if _, _, errno := unix.Syscall(nr, a, b, c); errno != 0 {
+		return errno
 	}
-	return id, nil
+	return nil
 }
 
 func segment(int) error {
-	_, err := sysv(unix.SYS_SHMGET, 0, 4096, unix.IPC_CREAT|0o600)
-	return err
+	return sysv(unix.SYS_SHMGET, 0, 4096, unix.IPC_CREAT|0o600)
 }
 
 func terminal(int) error {

@@ -37,8 +37,8 @@ const (
 	KindEvent  Kind = 'v' // JSON Event
 )
 
-// JournalFull, in a journal's order and with a length of 0, is its last entry
-// where output came that there was no room for.
+// JournalFull is the last entry of a journal's order, with a length of 0, where
+// output came that there was no room for.
 const JournalFull Kind = 'x'
 
 // MaxData is the largest payload of a data frame that init sends.
