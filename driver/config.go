@@ -27,7 +27,7 @@ const (
 	// routed nowhere, and no private network ought to use it.
 	DefaultPool = "198.18.0.0/15"
 
-	DefaultPidsMax  = 4096
+	DefaultPidsMax  = 1024 // some 60 Bun processes, of a GB
 	DefaultDiskMB   = 1024 // as a session of the free plan
 	DefaultFilesMax = 16384
 

@@ -183,3 +183,13 @@ func (m *bench) quiet() error {
 		}
 	}
 }
+
+// runCommand runs a shell's command that has to end well.
+func (s *benchSession) runCommand(command string) (execution, error) {
+	var r execution
+	_, err := s.m.call(client.Call{Method: "POST", Path: "/execute", JSON: M{"sessionId": s.id, "command": command, "timeout": 120}}, &r)
+	if err == nil && r.ExitCode != 0 {
+		err = fmt.Errorf("command %q ended with %d (%s): %s", command, r.ExitCode, r.Reason, r.Stderr)
+	}
+	return r, err
+}

@@ -38,6 +38,9 @@ func BenchmarkMemory(b *testing.B)  { newBench(b).memory() }
 func BenchmarkExecute(b *testing.B) { newBench(b).execute() }
 func BenchmarkCreate(b *testing.B)  { newBench(b).create() }
 func BenchmarkPreview(b *testing.B) { newBench(b).preview() }
+func BenchmarkSandbox(b *testing.B) { newBench(b).sandboxes() }
+func BenchmarkLayers(b *testing.B)  { newBench(b).layers() }
+func BenchmarkInside(b *testing.B)  { newBench(b).atWork() }
 
 // module is what all of them run, and output what it prints.
 const (
@@ -55,6 +58,9 @@ type bench struct {
 	agent string // Nomad's binary
 	dir   string
 	file  string // with the module
+	nodes int    // opened so far
+
+	served []time.Duration // until init of a sandbox served
 }
 
 // benchTimeout bounds each of the benchmarks; all of them together take some

@@ -94,6 +94,7 @@ func open(ctx context.Context, config *driver.Config, log hclog.Logger, without 
 	ctx, cancel := context.WithCancel(ctx)
 	a := &Agent{config: config, log: log, node: node, snapshots: snapshots, closeStore: closeStore, cancel: cancel, instances: make(map[*instance]struct{}), settled: time.Now()}
 	a.tasks.Go(func() { a.sweep(ctx) })
+	a.tasks.Go(func() { a.keepFavour(ctx) })
 	return a, nil
 }
 
@@ -266,6 +267,7 @@ func specOf(task *driver.Task) (sandbox.Spec, error) {
 	}
 	if task.Session != nil {
 		spec.Hostname = hostLabel(task.Session.ID)
+		spec.Limits.CPUShares = sharesOf(task, true)
 		return spec, nil
 	}
 	spec.Dirs = map[string]string{}
@@ -304,7 +306,7 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox, end func()) 
 			API: task.API, Preview: task.Preview, MemoryLimit: task.Limits.Memory,
 		},
 		log: a.log.With("session", task.Session.ID), box: box, guest: guestHost{box}, files: f,
-		journal: &history{files: f, known: -1}, writes: w, limit: answerLimit,
+		journal: &history{files: f, known: -1, limit: task.Limits.Disk / historyPart}, writes: w, limit: answerLimit,
 		ctx: ctx, cancel: cancel,
 		executions: make(map[string]*execution),
 	}
@@ -380,6 +382,8 @@ const (
 	answerLimit = 1 << 20
 	// readyRunners wait in each session that has executed something.
 	readyRunners = 2
+	// historyPart of the disk is what the history of executions may take.
+	historyPart = 4
 	// workspaceOwner owns, on disk, what is the session's.
 	workspaceOwner = 1000
 )

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"syscall"
 
 	"github.com/buntime/buntime/driver/guest/wire"
 )
@@ -34,6 +35,9 @@ type history struct {
 
 	mu    sync.Mutex
 	known int // entries below executions/, counted on first need; -1 before
+	// limit is how many bytes all entries together may have, fresh how many of
+	// output came since they were last measured.
+	limit, fresh int64
 }
 
 // journal is one execution's entry.
@@ -138,7 +142,7 @@ func (j *journal) finish(e *execution, r Result) error {
 	if !first {
 		return nil
 	}
-	return j.h.prune()
+	return j.h.prune(e.output.offset())
 }
 
 // write makes the three output files from pieces.
@@ -227,6 +231,9 @@ func (h *history) replay(ctx context.Context, id string, offset, to int64, f fun
 			}
 			return fmt.Errorf("read the order of the output of %s: %w", id, err)
 		}
+		if wire.Kind(head[0]) == wire.JournalFull {
+			return fmt.Errorf("read the output of %s: the journal was full after %d bytes, what came then is lost", id, at)
+		}
 		n := int64(binary.BigEndian.Uint32(head[1:]))
 		if n == 0 || n > wire.MaxData || stream(head[0]) != stdout && stream(head[0]) != stderr {
 			return fmt.Errorf("read the order of the output of %s: it is damaged at byte %d", id, at)
@@ -257,43 +264,87 @@ func (h *history) replay(ctx context.Context, id string, offset, to int64, f fun
 	return nil
 }
 
-// prune keeps the newest executions.
-func (h *history) prune() error {
+// pruneTo is how much of what history may have is left when it had too much, so
+// that the next execution does not have to look at all of it again.
+const pruneTo = 0.9
+
+// prune keeps the newest executions, as many as there may be and as fit in limit.
+// size is how much output the one has that was just recorded.
+func (h *history) prune(size int64) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.known++; h.known > 0 && h.known <= keepHistory {
+	h.fresh += size
+	if h.known++; h.known > 0 && h.known <= keepHistory && h.fresh <= h.limit/4 {
 		return nil
 	}
-	dir := path.Join(historyDir, "executions")
-	entries, err := fs.ReadDir(h.files.root.FS(), dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
+	all, err := h.entries()
 	if err != nil {
 		return err
 	}
-	h.known = len(entries)
-	if h.known <= keepHistory {
+	var bytes int64
+	for _, e := range all {
+		bytes += e.size
+	}
+	h.known, h.fresh = len(all), 0
+	if h.known <= keepHistory && bytes <= h.limit {
 		return nil
 	}
-	type aged struct {
-		name string
-		at   int64
-	}
-	all := make([]aged, 0, len(entries))
-	for _, e := range entries {
-		if st, err := e.Info(); err == nil {
-			all = append(all, aged{e.Name(), st.ModTime().UnixNano()})
+	count, most := int(keepHistory*pruneTo), int64(float64(h.limit)*pruneTo)
+	for _, old := range all[:max(0, len(all)-1)] { // the newest stays, whatever it is
+		if h.known <= count && bytes <= most {
+			break
 		}
-	}
-	slices.SortFunc(all, func(a, b aged) int { return cmp.Compare(a.at, b.at) })
-	for _, old := range all[:max(0, len(all)-keepHistory+keepHistory/20)] {
-		if err := h.files.root.RemoveAll(path.Join(dir, old.name)); err != nil {
+		if err := h.files.root.RemoveAll(path.Join(historyDir, "executions", old.name)); err != nil {
 			return err
 		}
 		h.known--
+		bytes -= old.size
 	}
 	return nil
+}
+
+// entry is one execution below executions/.
+type entry struct {
+	name string
+	at   int64 // of its last change, in ns
+	size int64 // of its files on the disk, in bytes
+}
+
+// entries measures all that there is, oldest first. What the session makes of
+// it in the meantime is passed over.
+func (h *history) entries() ([]entry, error) {
+	dir := path.Join(historyDir, "executions")
+	list, err := fs.ReadDir(h.files.root.FS(), dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	all := make([]entry, 0, len(list))
+	for _, d := range list {
+		st, err := d.Info()
+		if err != nil {
+			continue
+		}
+		e := entry{name: d.Name(), at: st.ModTime().UnixNano()}
+		for _, name := range []string{"stdout", "stderr", "order", "result.json", "code.ts", "command.sh"} {
+			if st, err := h.files.root.Lstat(path.Join(dir, d.Name(), name)); err == nil {
+				e.size += onDisk(st)
+			}
+		}
+		all = append(all, e)
+	}
+	slices.SortFunc(all, func(a, b entry) int { return cmp.Compare(a.at, b.at) })
+	return all, nil
+}
+
+// onDisk is what a file takes, in bytes: a sparse one is not as big as it says.
+func onDisk(st fs.FileInfo) int64 {
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+		return sys.Blocks * 512
+	}
+	return st.Size()
 }
 
 // create makes a new regular file of the session's. What has its name is

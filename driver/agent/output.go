@@ -36,6 +36,9 @@ type piece struct {
 // who follow it; who falls further behind reads the journal.
 const windowSize = 1 << 20
 
+// mergedSize bounds what pieces become together.
+const mergedSize = 16 << 10
+
 // output is what an execution has printed: two captures for its answer and a
 // window of the newest pieces for those who follow it live.
 type output struct {
@@ -67,7 +70,13 @@ func (o *output) add(s stream, p []byte) {
 	} else {
 		o.stderr.write(p)
 	}
-	o.window = append(o.window, piece{s, o.end, append([]byte(nil), p...)})
+	// Many small pieces become one, which costs less to keep than each of them.
+	// Who was given the last piece before has a slice that ends before p.
+	if last := len(o.window) - 1; last >= 0 && o.window[last].stream == s && len(o.window[last].data)+len(p) <= mergedSize {
+		o.window[last].data = append(o.window[last].data, p...)
+	} else {
+		o.window = append(o.window, piece{s, o.end, append([]byte(nil), p...)})
+	}
 	o.end += int64(len(p))
 	o.held += len(p)
 	for o.held > windowSize && len(o.window) > 1 {
@@ -108,6 +117,13 @@ func (o *output) offset() int64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.end
+}
+
+// memory is how many bytes of output are held.
+func (o *output) memory() int64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return int64(cap(o.stdout.head) + cap(o.stdout.tail) + cap(o.stderr.head) + cap(o.stderr.tail) + o.held)
 }
 
 // whole returns all pieces if the window still holds everything printed.

@@ -69,3 +69,26 @@ func TestOutputWaitEndsWithItsContext(t *testing.T) {
 		t.Fatal("no error from a cancelled wait")
 	}
 }
+
+// TestOutputOfManySmallPiecesIsSmall: a program that prints byte by byte costs no
+// more than one that prints blocks.
+func TestOutputOfManySmallPiecesIsSmall(t *testing.T) {
+	o := newOutput(1 << 20)
+	o.add(stdout, []byte("x"))
+	before, _, _, err := o.next(t.Context(), 0, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 * windowSize {
+		o.add(stdout, []byte("y"))
+	}
+	if most := windowSize/mergedSize + 1; len(o.window) > most {
+		t.Errorf("the window has %d pieces, want %d at most", len(o.window), most)
+	}
+	if got := string(before[0].data); got != "x" {
+		t.Errorf("a piece that was handed out has become %d bytes", len(got))
+	}
+	if o.held > windowSize {
+		t.Errorf("window holds %d bytes", o.held)
+	}
+}

@@ -33,6 +33,10 @@ type SessionConfig struct {
 // from the journal.
 const keepEnded = 32
 
+// keepOutput bounds, in bytes, what those hold of their output: it is memory of
+// the plugin's, so outside of the session's limit. The newest is always kept.
+const keepOutput = 8 << 20
+
 // Session is one awake session: its sandbox, its executions and the listeners
 // it is reached through.
 type Session struct {
@@ -118,10 +122,19 @@ func (s *Session) retire(e *execution) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = append(s.ended, e.ExecutionID)
-	for i := 0; len(s.ended) > keepEnded && i < len(s.ended); {
-		if old := s.executions[s.ended[i]]; old != nil && !old.released {
-			i++ // has processes yet
-			continue
+	var held int64
+	for _, id := range s.ended {
+		if old := s.executions[id]; old != nil {
+			held += old.output.memory()
+		}
+	}
+	for i := 0; (len(s.ended) > keepEnded || held > keepOutput) && i < len(s.ended)-1; {
+		if old := s.executions[s.ended[i]]; old != nil {
+			if !old.released {
+				i++ // has processes yet
+				continue
+			}
+			held -= old.output.memory()
 		}
 		delete(s.executions, s.ended[i])
 		s.ended = slices.Delete(s.ended, i, i+1)
@@ -177,6 +190,7 @@ const tidyEvery = 5 * time.Second
 func (s *Session) tidy() {
 	tick := time.NewTicker(tidyEvery)
 	defer tick.Stop()
+	trimmed := time.Now()
 	for {
 		select {
 		case <-tick.C:
@@ -188,7 +202,32 @@ func (s *Session) tidy() {
 				s.releaseEmpty(e)
 			}
 		}
+		if time.Since(trimmed) >= trimEvery && s.trim() {
+			trimmed = time.Now()
+		}
 	}
+}
+
+const (
+	// trimFrom is how many bytes of the node's disk a workspace may hold beside
+	// what its files take before it gives them back, trimEvery how often it may
+	// have to: what was just freed is often used again.
+	trimFrom  = 64 << 20
+	trimEvery = 30 * time.Second
+)
+
+// trim gives what was deleted in the workspace back to the node's disk, if that
+// is worth it.
+func (s *Session) trim() bool {
+	w := s.box.Workspace()
+	u, err := w.Usage()
+	if err != nil || u.Allocated < u.Used+trimFrom {
+		return false
+	}
+	if _, err := w.Trim(); err != nil {
+		s.log.Warn("could not give freed space back to the node's disk", "error", err)
+	}
+	return true
 }
 
 // close ends what serves the session in this process. Executions stay.

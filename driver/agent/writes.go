@@ -138,11 +138,23 @@ func (w *writes) take(b []byte) {
 		if size < header || size > len(b) {
 			return
 		}
-		if len(w.openers) > 0 {
+		if w.wanted() {
 			w.takeInfo(b[header:size])
 		}
 		b = b[size:]
 	}
+}
+
+// wanted tells whether anybody has room for another name. To find one takes
+// three system calls, which a session that makes files all day long would cause
+// outside of its limits.
+func (w *writes) wanted() bool {
+	for r := range w.openers {
+		if len(r.names) < maxWritten {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *writes) takeInfo(b []byte) {

@@ -172,6 +172,10 @@ func maskPath(p string) error {
 	return unix.Mount("/dev/null", p, "", unix.MS_BIND, "")
 }
 
+// maxTerminals bounds the pseudo-terminals of a sandbox. Without it they would
+// be what the whole machine has, 4,096 less a reserve for the host's own.
+const maxTerminals = 256
+
 // devices are bound from the host: a user namespace cannot make device nodes.
 var devices = []string{"null", "zero", "full", "random", "urandom", "tty"}
 
@@ -204,7 +208,7 @@ func mountDev(target string, m wire.Mount) error {
 		name, fs, opts string
 		flags          uintptr
 	}{
-		{"pts", "devpts", "newinstance,ptmxmode=0666,mode=0620", unix.MS_NOSUID | unix.MS_NOEXEC},
+		{"pts", "devpts", fmt.Sprintf("newinstance,ptmxmode=0666,mode=0620,max=%d", maxTerminals), unix.MS_NOSUID | unix.MS_NOEXEC},
 		{"shm", "tmpfs", fmt.Sprintf("mode=1777,size=%d", m.Size), quiet},
 		{"mqueue", "mqueue", "", quiet},
 	} {

@@ -23,6 +23,13 @@ const (
 	holdPatience = 10 * time.Second
 )
 
+// journalLimit bounds the output in one execution's journal, which lies in the
+// session's workspace: a program that prints all day long is not to fill that.
+const journalLimit = 64 << 20
+
+// errJournalFull is why a journal of journalLimit bytes takes no more.
+var errJournalFull = errors.New("the journal is full")
+
 // piece is output of one stream.
 type piece struct {
 	kind wire.Kind
@@ -93,6 +100,11 @@ func (j *journal) append(kind wire.Kind, data []byte) {
 	if kind == wire.KindStderr {
 		fd = j.stderr
 	}
+	room := journalLimit - j.written
+	full := int64(len(data)) > room
+	if full {
+		data = data[:room]
+	}
 	n, err := writeAll(fd, data)
 	if n > 0 {
 		j.written += int64(n)
@@ -100,6 +112,11 @@ func (j *journal) append(kind wire.Kind, data []byte) {
 		if _, oerr := writeAll(j.order, head); err == nil {
 			err = oerr
 		}
+	}
+	if full && err == nil {
+		// So that who reads it is not told that this was all.
+		_, _ = writeAll(j.order, []byte{byte(wire.JournalFull), 0, 0, 0, 0})
+		err = errJournalFull
 	}
 	j.broken = err
 }

@@ -90,6 +90,9 @@ func Open(config Config, log hclog.Logger) (_ *Node, err error) {
 	if err := os.MkdirAll(n.path("sandboxes"), 0o700); err != nil {
 		return nil, fmt.Errorf("create state directory: %w", err)
 	}
+	if err := raiseNodeLimits(procSys); err != nil {
+		log.Warn("sessions could use up what others of the node need", "error", err)
+	}
 	if n.filter, err = seccomp.Program(); err != nil {
 		return nil, err
 	}

@@ -197,6 +197,9 @@ func (s *Sandbox) boot(spec Spec) error {
 	if err := unix.Prlimit(p.pid, unix.RLIMIT_CORE, &limit, nil); err != nil {
 		return errors.Join(fmt.Errorf("limit core files of init: %w", err), unix.Kill(p.pid, unix.SIGKILL))
 	}
+	if err := sacrifice(p.pid); err != nil {
+		return errors.Join(err, unix.Kill(p.pid, unix.SIGKILL))
+	}
 	if err := s.own(p.pid); err != nil {
 		return err
 	}

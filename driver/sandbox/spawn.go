@@ -117,6 +117,11 @@ func spawn(init, netns, listener, exit, stderr *os.File, group *cgroup.Group, ui
 		}
 		// Should this fail, the thread's own end does the same a moment later.
 		defer func() { _ = end() }()
+		back, err := chargeTo(uidBase)
+		if err != nil {
+			return 0, err
+		}
+		defer back()
 		return syscall.ForkExec(exe, []string{"buntime-init"}, attr)
 	})
 	runtime.KeepAlive(init)

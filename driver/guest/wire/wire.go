@@ -37,6 +37,10 @@ const (
 	KindEvent  Kind = 'v' // JSON Event
 )
 
+// JournalFull is the last entry of a journal's order, with a length of 0, where
+// output came that there was no room for.
+const JournalFull Kind = 'x'
+
 // MaxData is the largest payload of a data frame that init sends.
 const MaxData = 64 << 10
 
@@ -80,7 +84,8 @@ const (
 	// still takes frames until the agent closes.
 	// A KindJournal frame may follow at any time: init then appends all output,
 	// from the first byte on, to the first two files and to the third, per
-	// piece, one byte 'o' or 'e' and the piece's length (4 bytes, big endian).
+	// piece, one byte 'o' or 'e' and the piece's length (4 bytes, big endian), up
+	// to 64 MiB; JournalFull ends it then.
 	// Until then init keeps up to 1 MiB of it, then lets the execution wait;
 	// after 10 s it drops the oldest output instead and says so on stderr.
 	OpRun Op = "run"

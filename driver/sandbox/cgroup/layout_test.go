@@ -53,6 +53,7 @@ func fakeV2(t *testing.T) *Group {
 			t.Fatal(err)
 		}
 	}
+	put(t, g.init(0), "cgroup.controllers", "cpu memory pids")
 	for dir := g.session(0); ; dir = filepath.Dir(dir) {
 		put(t, dir, "cgroup.subtree_control", "")
 		put(t, dir, "cgroup.controllers", "cpu memory pids")
@@ -82,6 +83,7 @@ func TestV2Limits(t *testing.T) {
 	g := fakeV2(t)
 	scope, session := g.dirs[0], g.session(0)
 	put(t, session, "cpu.max.burst", "0")
+	put(t, g.init(0), "cpu.max.burst", "0")
 	limits := Limits{Memory: 1 << 30, MemoryReserved: 64 << 20, CPUs: 0.25, CPUShares: 1024, Pids: 4096}
 	if err := g.configure(limits); err != nil {
 		t.Fatal(err)
@@ -91,6 +93,11 @@ func TestV2Limits(t *testing.T) {
 		expect(t, dir, map[string]string{"cgroup.subtree_control": all})
 	}
 	expect(t, scope, map[string]string{"cpu.weight": "100", "memory.low": "67108864", "memory.max": ""})
+	expect(t, g.init(0), map[string]string{"cpu.max": "62500 250000", "cpu.max.burst": "62500", "memory.max": "", "pids.max": ""})
+	if err := g.SetCPUShares(2048); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, scope, map[string]string{"cpu.weight": "174", "memory.low": "67108864"})
 	expect(t, session, map[string]string{
 		"cgroup.subtree_control": "+memory",
 		"memory.max":             "1073741824",

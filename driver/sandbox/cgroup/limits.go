@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strconv"
 
 	"github.com/opencontainers/cgroups"
 	v1 "github.com/opencontainers/cgroups/fs"
@@ -76,6 +77,15 @@ func (l Limits) resources() (scope, session cgroups.Resources) {
 	return scope, session
 }
 
+// initResources are the limits of init, which has none of memory and processes.
+// What a session makes init do, such as to reap what it forks and to pass on
+// what it prints, takes CPU time in proportion to its own: so init may use as
+// much as the session, and a storm in there stays its own.
+func (l Limits) initResources() cgroups.Resources {
+	quota := orUnlimited(int64(l.CPUs * cpuPeriod))
+	return cgroups.Resources{CpuPeriod: cpuPeriod, CpuQuota: quota, CpuBurst: new(uint64(max(quota, 0)))}
+}
+
 func orUnlimited(n int64) int64 {
 	if n <= 0 {
 		return -1
@@ -93,18 +103,19 @@ func (g *Group) SetLimits(l Limits) error {
 	if g.lay.version == V2 {
 		set = g.setV2
 	}
-	if err := set(&scope, &session); err != nil {
+	warden := l.initResources()
+	if err := set(&scope, &warden, &session); err != nil {
 		return fmt.Errorf("set limits of %s: %w", g.scope.Path, err)
 	}
 	return nil
 }
 
-func (g *Group) setV2(scope, session *cgroups.Resources) error {
+func (g *Group) setV2(scope, warden, session *cgroups.Resources) error {
 	dir := g.session(0)
 	if !cgroups.PathExists(filepath.Join(dir, "cpu.max.burst")) { // before Linux 5.14
-		session.CpuBurst = nil
+		session.CpuBurst, warden.CpuBurst = nil, nil
 	}
-	for dir, r := range map[string]*cgroups.Resources{g.dirs[0]: scope, dir: session} {
+	for dir, r := range map[string]*cgroups.Resources{g.dirs[0]: scope, g.init(0): warden, dir: session} {
 		m, err := v2.NewManager(&cgroups.Cgroup{}, dir)
 		if err != nil {
 			return err
@@ -116,7 +127,7 @@ func (g *Group) setV2(scope, session *cgroups.Resources) error {
 	return nil
 }
 
-func (g *Group) setV1(scope, session *cgroups.Resources) error {
+func (g *Group) setV1(scope, warden, session *cgroups.Resources) error {
 	memory := g.session(g.lay.memory)
 	if !cgroups.PathExists(filepath.Join(memory, "memory.memsw.limit_in_bytes")) { // no swap accounting
 		session.MemorySwap = 0
@@ -126,8 +137,25 @@ func (g *Group) setV1(scope, session *cgroups.Resources) error {
 	return errors.Join(
 		(&v1.CpuGroup{}).Set(g.dirs[g.lay.cpu], scope),
 		(&v1.MemoryGroup{}).Set(g.dirs[g.lay.memory], scope),
+		(&v1.CpuGroup{}).Set(g.init(g.lay.cpu), warden),
 		(&v1.CpuGroup{}).Set(g.session(g.lay.cpu), session),
 		(&v1.MemoryGroup{}).Set(memory, session),
 		(&v1.PidsGroup{}).Set(g.session(g.lay.pids), session),
+		setSocketMemory(memory, session.Memory),
 	)
+}
+
+// socketPart of the memory limit is what sockets may hold on top of it, on v1.
+const socketPart = 8
+
+// setSocketMemory bounds the buffers of sockets. v2 counts them as memory; v1
+// only where they have a limit of their own, and without one a session that
+// fills its connections and reads none of them takes what TCP and UDP have on
+// the whole machine (net.ipv4.tcp_mem, udp_mem).
+func setSocketMemory(dir string, memory int64) error {
+	const file = "memory.kmem.tcp.limit_in_bytes"
+	if memory <= 0 || !cgroups.PathExists(filepath.Join(dir, file)) { // it goes with v1
+		return nil
+	}
+	return cgroups.WriteFile(dir, file, strconv.FormatInt(memory/socketPart, 10))
 }

@@ -1,0 +1,118 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Some of what a sandbox can use up is counted neither by a cgroup nor by a
+// namespace but by the machine or by a user. This file sees to it that what one
+// sandbox takes is missed by nobody else.
+
+const procSys = "/proc/sys"
+
+// nodeLimits are bounds of the whole machine from a time in which nobody counted
+// the memory behind what they bound. Cgroups do count it today, so that a
+// sandbox comes to its own limit first; at their defaults one of 1 GB could take
+// all open files, and eight with a fork bomb each all process numbers of a node.
+// systemd raises the first two in the same way on machines that it runs.
+var nodeLimits = []struct {
+	key   string
+	least int64
+}{
+	{"fs/file-max", math.MaxInt64},
+	{"kernel/pid_max", 4 << 20}, // the kernel's own maximum
+	{"kernel/threads-max", 1 << 20},
+	// For root, who watches each workspace with a group of its own: else the
+	// 129th session of a node would be refused.
+	{"fs/fanotify/max_user_groups", 1 << 16},
+	{"fs/fanotify/max_user_marks", 1 << 18},
+}
+
+// raiseNodeLimits raises what is too low below dir, procSys, and lowers nothing.
+func raiseNodeLimits(dir string) error {
+	var errs []error
+	for _, l := range nodeLimits {
+		path := filepath.Join(dir, l.key)
+		text, err := os.ReadFile(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // a kernel without it
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("read limit of the node: %w", err))
+			continue
+		}
+		now, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+		if err == nil && now < l.least {
+			err = os.WriteFile(path, []byte(strconv.FormatInt(l.least, 10)), 0o644)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("raise limit of the node: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// noSetuidFixup is SECBIT_NO_SETUID_FIXUP of linux/securebits.h.
+const noSetuidFixup = 1 << 2
+
+// chargeTo has the kernel take uid, a host id, for the owner of the user
+// namespace that the calling thread clones next, until back is called. A
+// namespace's owner is whose account everything in it goes to a second time:
+// inotify instances, namespaces, message queues, pending signals and timers.
+// With root's, which all sandboxes would share, one of them could use up what is
+// allowed to root, and so to all others and the node's own services.
+//
+// Only the effective id changes, and the thread keeps its capabilities.
+func chargeTo(uid int) (back func(), err error) {
+	bits, _, errno := unix.RawSyscall(unix.SYS_PRCTL, unix.PR_GET_SECUREBITS, 0, 0)
+	if errno == 0 {
+		_, _, errno = unix.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, bits|noSetuidFixup, 0)
+	}
+	if errno != 0 {
+		return nil, fmt.Errorf("keep capabilities of the thread: %w", errno)
+	}
+	keep := ^uintptr(0)
+	set := func(euid uintptr) syscall.Errno {
+		_, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, keep, euid, keep)
+		return errno
+	}
+	own := uintptr(os.Geteuid())
+	back = func() {
+		// A thread's own end would do the same: it is not used any more.
+		_ = set(own)
+		_, _, _ = unix.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, bits, 0)
+	}
+	if errno := set(uintptr(uid)); errno != 0 {
+		back()
+		return nil, fmt.Errorf("become owner %d of the sandbox: %w", uid, errno)
+	}
+	return back, nil
+}
+
+// oomScore puts everything in sandboxes before everything else when the machine
+// itself is out of memory: as if it used half of the machine's more than it does.
+// Without it the kernel could take Nomad or Consul, which are bigger than most of
+// what runs in a session.
+const oomScore = 500
+
+// sacrifice sets oomScore for init and what it will start. Set from outside, it
+// is also the least that anything in the sandbox can give itself.
+func sacrifice(pid int) error {
+	path := fmt.Sprintf("/proc/%d/oom_score_adj", pid)
+	if err := os.WriteFile(path, []byte(strconv.Itoa(oomScore)), 0o644); err != nil {
+		return fmt.Errorf("set score for lack of memory: %w", err)
+	}
+	return nil
+}
