@@ -26,14 +26,23 @@ const (
 // The device reads and writes the image directly, past the page cache: pages of
 // a workspace would otherwise be in memory twice. Measured, that is as fast for
 // small files and a third faster for big ones.
-func attach(image *os.File) (*os.File, error) {
+func attach(image *os.File) (*os.File, error) { return attachWith(image, unix.LO_FLAGS_DIRECT_IO) }
+
+// attachBuffered is attach without direct I/O, for an image that has just been
+// written and is in the page cache, where direct I/O would wait for the disk.
+// Measured on a restored image with 3,300 files, to read all of them took 0.1 to
+// 0.6 s so, and 0.8 to 2.9 s with direct I/O. The price is that pages may be in
+// memory twice, as long as nobody else needs it.
+func attachBuffered(image *os.File) (*os.File, error) { return attachWith(image, 0) }
+
+func attachWith(image *os.File, flags uint32) (*os.File, error) {
 	control, err := os.OpenFile(loopControl, os.O_RDWR, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open loop control: %w", err)
 	}
 	defer control.Close()
 	config := unix.LoopConfig{Fd: uint32(image.Fd()), Size: blockSize}
-	config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR | unix.LO_FLAGS_DIRECT_IO
+	config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR | flags
 	// Who else looks for a free device may be given the same one and bind it
 	// first. So many losses in a row mean that something else is wrong.
 	for range 100 {

@@ -142,7 +142,7 @@ func (m *Manager) CreateFrom(ctx context.Context, id string, size int64, fill fu
 	if err := m.checkSpace(size); err != nil {
 		return nil, fmt.Errorf("create workspace %s: %w", id, err)
 	}
-	w, err := m.buildWith(func(path string) error { return fill(ctx, path) })
+	w, err := m.buildWith(func(path string) error { return fill(ctx, path) }, attachBuffered)
 	if err != nil {
 		return nil, fmt.Errorf("create workspace %s: %w", id, err)
 	}
@@ -210,11 +210,12 @@ func (m *Manager) build(ctx context.Context, size int64) (*Workspace, error) {
 	if err != nil {
 		return nil, err
 	}
-	return m.buildWith(t.create)
+	return m.buildWith(t.create, attach)
 }
 
-// buildWith makes a workspace of the image that create makes.
-func (m *Manager) buildWith(create func(path string) error) (*Workspace, error) {
+// buildWith makes a workspace of the image that create makes, on the loop device
+// that attach returns.
+func (m *Manager) buildWith(create func(path string) error, attach func(*os.File) (*os.File, error)) (*Workspace, error) {
 	name := fmt.Sprintf("new-%d", m.serial.Add(1))
 	path := filepath.Join(m.config.Dir, readyDir, name+suffix)
 	if err := create(path); err != nil {
