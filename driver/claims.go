@@ -29,6 +29,8 @@ type claimer interface {
 	// anybody does, be it the same allocation: the workspace of an earlier start
 	// must not be taken for a new one.
 	Claim(ctx context.Context, c claim.Claim) error
+	// Rests is where snapshots of a session are noted.
+	Rests(session string) Rests
 }
 
 // consulClaims keeps claims in Consul KV.
@@ -37,7 +39,7 @@ type consulClaims struct {
 	prefix string
 }
 
-func newConsulClaims(config ConsulConfig) (claimer, error) {
+func newConsulKV(config ConsulConfig) (*api.KV, error) {
 	settings := api.DefaultConfig()
 	if config.Address != "" {
 		settings.Address = config.Address
@@ -49,7 +51,15 @@ func newConsulClaims(config ConsulConfig) (claimer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configure Consul client: %w", err)
 	}
-	return &consulClaims{kv: client.KV(), prefix: config.Prefix}, nil
+	return client.KV(), nil
+}
+
+func newConsulClaims(config ConsulConfig) (claimer, error) {
+	kv, err := newConsulKV(config)
+	if err != nil {
+		return nil, err
+	}
+	return &consulClaims{kv: kv, prefix: config.Prefix}, nil
 }
 
 func (c *consulClaims) Claim(ctx context.Context, wanted claim.Claim) error {
@@ -78,6 +88,10 @@ func (c *consulClaims) Claim(ctx context.Context, wanted claim.Claim) error {
 		errClaimed, wanted.Epoch, wanted.Session, c.holder(ctx, key, wanted.Alloc))
 }
 
+func (c *consulClaims) Rests(session string) Rests {
+	return &consulRests{kv: c.kv, prefix: c.prefix, session: session}
+}
+
 // holder describes who has the claim at key, for the eyes of an operator.
 func (c *consulClaims) holder(ctx context.Context, key, alloc string) string {
 	pair, _, err := c.kv.Get(key, new(api.QueryOptions).WithContext(ctx))
@@ -97,12 +111,8 @@ func (c *consulClaims) holder(ctx context.Context, key, alloc string) string {
 // claimSession fences a session's task off before its sandbox exists. Consul
 // out of reach is worth another attempt by the job's restart policy; a claim
 // that is taken is final.
-func (d *Driver) claimSession(ctx context.Context, task *Task) error {
-	claims, err := d.claimsOf()
-	if err != nil {
-		return err
-	}
-	err = claims.Claim(ctx, claim.Claim{
+func claimSession(ctx context.Context, claims claimer, task *Task) error {
+	err := claims.Claim(ctx, claim.Claim{
 		Session: task.Session.ID,
 		Epoch:   task.Session.Epoch,
 		Alloc:   task.AllocID,

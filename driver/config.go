@@ -9,10 +9,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/nomad/plugins/base"
 
 	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/sandbox/network"
+	"github.com/buntime/buntime/driver/snapshot/backend"
 )
 
 // Defaults of the plugin's configuration.
@@ -26,6 +29,15 @@ const (
 	DefaultPidsMax  = 4096
 	DefaultDiskMB   = 1024 // as a session of the free plan
 	DefaultFilesMax = 16384
+
+	// DefaultIdleAfter is how long a session stays active with nobody using it
+	// (sessions.md).
+	DefaultIdleAfter = 5 * time.Minute
+	// DefaultSleepAfter is how long it stays on the node.
+	DefaultSleepAfter = 30 * time.Minute
+	// DefaultCheckpointEvery is how much of a session the sudden death of a node
+	// costs at most.
+	DefaultCheckpointEvery = time.Minute
 )
 
 // secretEnv may hold the node secret instead of the configuration.
@@ -47,7 +59,24 @@ type Config struct {
 	NodeSecret []byte
 	Consul     ConsulConfig
 	Network    NetworkConfig
-	Defaults   LimitDefaults
+	Life       LifeConfig
+	// Store is where snapshots of sessions go. Default: a directory below StateDir,
+	// which no other node can read.
+	Store    backend.Config
+	Defaults LimitDefaults
+}
+
+// LifeConfig says when sessions come to rest.
+type LifeConfig struct {
+	// IdleAfter is how long nobody has to use a session for its processes to be
+	// stopped; 0 is never.
+	IdleAfter time.Duration
+	// SleepAfter is how long nobody has to use it for its workspace to go to the
+	// store and its sandbox to end; 0 is never.
+	SleepAfter time.Duration
+	// CheckpointEvery is how often a workspace that has changed goes to the store
+	// meanwhile; 0 is never.
+	CheckpointEvery time.Duration
 }
 
 // ConsulConfig says how to reach Consul. What is empty comes from Consul's
@@ -62,7 +91,19 @@ type ConsulConfig struct {
 type NetworkConfig struct {
 	Pool      netip.Prefix   // a /31 of it for each sandbox
 	Deny      []netip.Prefix // ranges to block beside the private ones
+	Allow     []netip.Prefix // exceptions from the private ones
 	Resolvers []netip.AddrPort
+	// Connections that a sandbox may open in a second and at once, and have
+	// open; 0 is the default of package network.
+	ConnRate, ConnBurst, ConnMax uint32
+}
+
+// Sandboxes is the same as package network takes it.
+func (c NetworkConfig) Sandboxes() network.Config {
+	return network.Config{
+		Pool: c.Pool, Deny: c.Deny, Allow: c.Allow, Resolvers: c.Resolvers,
+		ConnRate: c.ConnRate, ConnBurst: c.ConnBurst, ConnMax: c.ConnMax,
+	}
 }
 
 // LimitDefaults hold for tasks that do not say otherwise.
@@ -81,6 +122,8 @@ type rawConfig struct {
 	NodeSecret string     `codec:"node_secret"`
 	Consul     rawConsul  `codec:"consul"`
 	Network    rawNetwork `codec:"network"`
+	Session    rawLife    `codec:"session"`
+	Store      rawStore   `codec:"store"`
 	Defaults   rawLimits  `codec:"defaults"`
 }
 
@@ -93,7 +136,22 @@ type rawConsul struct {
 type rawNetwork struct {
 	Pool      string   `codec:"pool"`
 	Deny      []string `codec:"deny"`
+	Allow     []string `codec:"allow"`
 	Resolvers []string `codec:"resolvers"`
+	ConnRate  any      `codec:"conn_rate"`
+	ConnBurst any      `codec:"conn_burst"`
+	ConnMax   any      `codec:"conn_max"`
+}
+
+type rawLife struct {
+	IdleAfter       string `codec:"idle_after"`
+	SleepAfter      string `codec:"sleep_after"`
+	CheckpointEvery string `codec:"checkpoint_every"`
+}
+
+type rawStore struct {
+	Dir   string         `codec:"dir"`
+	Swift *backend.Swift `codec:"swift"`
 }
 
 // rawLimits are numbers as Nomad encodes them (see number).
@@ -144,6 +202,16 @@ func parseConfig(data []byte) (*Config, error) {
 	if config.Network, err = raw.Network.parse(); err != nil {
 		return nil, fmt.Errorf("plugin config: network: %w", err)
 	}
+	if config.Life, err = raw.Session.parse(); err != nil {
+		return nil, fmt.Errorf("plugin config: session: %w", err)
+	}
+	config.Store = backend.Config{Dir: raw.Store.Dir, Swift: raw.Store.Swift}
+	if !config.Store.Named() {
+		config.Store.Dir = filepath.Join(config.StateDir, "snapshots")
+	}
+	if err := config.Store.Check(); err != nil {
+		return nil, fmt.Errorf("plugin config: %w", err)
+	}
 	builtin := LimitDefaults{PidsMax: DefaultPidsMax, DiskMB: DefaultDiskMB, FilesMax: DefaultFilesMax}
 	if config.Defaults, err = raw.Defaults.parse(builtin); err != nil {
 		return nil, fmt.Errorf("plugin config: defaults: %w", err)
@@ -161,12 +229,39 @@ func (raw *rawNetwork) parse() (NetworkConfig, error) {
 	if !network.Pool.Addr().Is4() || network.Pool.Bits() > 30 {
 		return network, fmt.Errorf("pool must be an IPv4 range of at least four addresses, got %s", network.Pool)
 	}
-	for _, s := range raw.Deny {
-		prefix, err := netip.ParsePrefix(s)
-		if err != nil {
-			return network, fmt.Errorf("deny must hold ranges such as 203.0.113.0/24: %w", err)
+	for _, list := range []struct {
+		key  string
+		from []string
+		to   *[]netip.Prefix
+	}{
+		{"deny", raw.Deny, &network.Deny},
+		{"allow", raw.Allow, &network.Allow},
+	} {
+		for _, s := range list.from {
+			prefix, err := netip.ParsePrefix(s)
+			if err != nil {
+				return network, fmt.Errorf("%s must hold ranges such as 203.0.113.0/24: %w", list.key, err)
+			}
+			*list.to = append(*list.to, prefix.Masked())
 		}
-		network.Deny = append(network.Deny, prefix.Masked())
+	}
+	for _, number := range []struct {
+		key string
+		raw any
+		to  *uint32
+	}{
+		{"conn_rate", raw.ConnRate, &network.ConnRate},
+		{"conn_burst", raw.ConnBurst, &network.ConnBurst},
+		{"conn_max", raw.ConnMax, &network.ConnMax},
+	} {
+		n, err := whole(number.key, number.raw, 0, 1, 1<<20)
+		if err != nil {
+			return network, err
+		}
+		*number.to = uint32(n)
+	}
+	if err := network.Sandboxes().Validate(); err != nil {
+		return network, err
 	}
 	for _, s := range raw.Resolvers {
 		addr, err := netip.ParseAddrPort(s)
@@ -180,6 +275,24 @@ func (raw *rawNetwork) parse() (NetworkConfig, error) {
 		network.Resolvers = append(network.Resolvers, addr)
 	}
 	return network, nil
+}
+
+func (raw *rawLife) parse() (life LifeConfig, err error) {
+	for _, t := range []struct {
+		key, given string
+		otherwise  time.Duration
+		into       *time.Duration
+	}{
+		{"idle_after", raw.IdleAfter, DefaultIdleAfter, &life.IdleAfter},
+		{"sleep_after", raw.SleepAfter, DefaultSleepAfter, &life.SleepAfter},
+		{"checkpoint_every", raw.CheckpointEvery, DefaultCheckpointEvery, &life.CheckpointEvery},
+	} {
+		*t.into, err = time.ParseDuration(or(t.given, t.otherwise.String()))
+		if err != nil || *t.into < 0 {
+			return life, fmt.Errorf("%s must be a time such as 5m, or 0 for never, got %q", t.key, t.given)
+		}
+	}
+	return life, nil
 }
 
 // parse checks the limits and fills what is not given.

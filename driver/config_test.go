@@ -81,6 +81,10 @@ func TestPluginConfig(t *testing.T) {
 		network {
 			pool = "10.99.0.7/16"
 			deny = ["203.0.113.7/24", "2001:db8::/32"]
+			allow = ["10.1.2.3/32", "192.168.7.9/24"]
+			conn_rate = 10
+			conn_burst = 50
+			conn_max = 64
 			resolvers = ["9.9.9.9", "127.0.0.1:8600", "2001:db8::1"]
 		}
 		defaults {
@@ -97,6 +101,8 @@ func TestPluginConfig(t *testing.T) {
 	must.Eq(t, ConsulConfig{Address: "127.0.0.1:8501", Token: "t", Prefix: "tools/buntime"}, config.Consul)
 	must.Eq(t, netip.MustParsePrefix("10.99.0.0/16"), config.Network.Pool)
 	must.Eq(t, []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("2001:db8::/32")}, config.Network.Deny)
+	must.Eq(t, []netip.Prefix{netip.MustParsePrefix("10.1.2.3/32"), netip.MustParsePrefix("192.168.7.0/24")}, config.Network.Allow)
+	must.Eq(t, [3]uint32{10, 50, 64}, [3]uint32{config.Network.ConnRate, config.Network.ConnBurst, config.Network.ConnMax})
 	must.Eq(t, []netip.AddrPort{
 		netip.MustParseAddrPort("9.9.9.9:53"),
 		netip.MustParseAddrPort("127.0.0.1:8600"),
@@ -111,21 +117,28 @@ func TestPluginConfig(t *testing.T) {
 
 func TestPluginConfigErrors(t *testing.T) {
 	for hcl, want := range map[string]string{
-		`rootfs = "srv"`:                        `rootfs must be an absolute path, got "srv"`,
-		`bun = "bun"`:                           `bun must be an absolute path`,
-		`init = "init"`:                         `init must be an absolute path`,
-		`state_dir = "state"`:                   `state_dir must be an absolute path`,
-		`node_secret = "short"`:                 `node_secret must have at least 16 characters, got 5`,
-		`network { pool = "10.0.0.0" }`:         `network: pool must be a range such as`,
-		`network { pool = "2001:db8::/64" }`:    `pool must be an IPv4 range`,
-		`network { pool = "10.0.0.0/31" }`:      `pool must be an IPv4 range`,
-		`network { deny = ["10.0.0.1"] }`:       `deny must hold ranges`,
-		`network { resolvers = ["dns.local"] }`: `resolvers must hold IP addresses`,
-		`defaults { pids_max = 1 }`:             `defaults: pids_max must be a whole number from 16 to`,
-		`defaults { disk = 0.5 }`:               `disk must be a whole number from 16 to`,
-		`defaults { files_max = -1 }`:           `files_max must be a whole number from 64 to`,
-		`rootfz = "/srv"`:                       `rootfz`,
-		`defaults { pids_max = "plenty" }`:      `number`,
+		`rootfs = "srv"`:                             `rootfs must be an absolute path, got "srv"`,
+		`bun = "bun"`:                                `bun must be an absolute path`,
+		`init = "init"`:                              `init must be an absolute path`,
+		`state_dir = "state"`:                        `state_dir must be an absolute path`,
+		`node_secret = "short"`:                      `node_secret must have at least 16 characters, got 5`,
+		`network { pool = "10.0.0.0" }`:              `network: pool must be a range such as`,
+		`network { pool = "2001:db8::/64" }`:         `pool must be an IPv4 range`,
+		`network { pool = "10.0.0.0/31" }`:           `pool must be an IPv4 range`,
+		`network { deny = ["10.0.0.1"] }`:            `deny must hold ranges`,
+		`network { allow = ["10.0.0.1"] }`:           `allow must hold ranges`,
+		`network { allow = ["169.254.169.254/32"] }`: `allow 169.254.169.254/32: metadata services, special addresses and the sandboxes themselves have no exceptions`,
+		`network { allow = ["203.0.113.0/24"] }`:     `is open already`,
+		`network { allow = ["fd00::/8"] }`:           `want an IPv4 range`,
+		`network { conn_rate = 0 }`:                  `conn_rate must be a whole number from 1 to`,
+		`network { conn_burst = 1.5 }`:               `conn_burst must be a whole number`,
+		`network { conn_max = -1 }`:                  `conn_max must be a whole number`,
+		`network { resolvers = ["dns.local"] }`:      `resolvers must hold IP addresses`,
+		`defaults { pids_max = 1 }`:                  `defaults: pids_max must be a whole number from 16 to`,
+		`defaults { disk = 0.5 }`:                    `disk must be a whole number from 16 to`,
+		`defaults { files_max = -1 }`:                `files_max must be a whole number from 64 to`,
+		`rootfz = "/srv"`:                            `rootfz`,
+		`defaults { pids_max = "plenty" }`:           `number`,
 	} {
 		_, err := parsePluginHCL(t, hcl)
 		must.ErrorContains(t, err, want, must.Sprint(hcl))
@@ -166,6 +179,14 @@ func TestTaskConfig(t *testing.T) {
 		"code = \"1\"\npids_max = 64\ndisk = 5120\nfiles_max = 256": {
 			Script: "/local/.code.ts", Code: "1", Limits: LimitDefaults{PidsMax: 64, DiskMB: 5120, FilesMax: 256},
 		},
+		"code = \"1\"\nnetwork {\n mode = \"none\"\n}": {
+			Script: "/local/.code.ts", Code: "1", Limits: builtin, Network: &NetworkPolicy{Mode: "none"},
+		},
+		"code = \"1\"\nnetwork {}": {Script: "/local/.code.ts", Code: "1", Limits: builtin, Network: &NetworkPolicy{}},
+		session + "\nnetwork {\n mode = \"allow\"\n allow = [\"*.example.com\", \"203.0.113.0/24\"]\n}": {
+			Session: &Session{ID: "ses_abcdefghij0123456789", Epoch: 3, ExpiresAt: time.Date(2100, 1, 2, 3, 4, 5, 0, time.UTC)},
+			Limits:  builtin, Network: &NetworkPolicy{Mode: "allow", Allow: []string{"*.example.com", "203.0.113.0/24"}},
+		},
 	} {
 		got, err := parseTaskHCL(t, hcl)
 		must.NoError(t, err, must.Sprint(hcl))
@@ -200,7 +221,11 @@ func TestTaskConfigErrors(t *testing.T) {
 		"code = \"1\"\npids_max = 15":                       `pids_max must be a whole number from 16 to 4194304, got 15`,
 		"code = \"1\"\ndisk = 1":                            `disk must be`,
 		"code = \"1\"\nfiles_max = 2000000":                 `files_max must be`,
-		"code = \"1\"\nimage = \"oven/bun\"":                `image`,
+		"code = \"1\"\nnetwork { mode = \"open\" }":         `network: mode must be "none", "internet" or "allow", got "open"`,
+		"code = \"1\"\nnetwork { mode = \"allow\" }":        `network: mode "allow" needs an allow list`,
+		"code = \"1\"\nnetwork { allow = [\"a.example\"] }": `network: allow is for mode "allow"`,
+		"code = \"1\"\nnetwork {\n mode = \"allow\"\n allow = [\"http://a.example\"]\n}": `network: allow "http://a.example": want a name`,
+		"code = \"1\"\nimage = \"oven/bun\"":                                             `image`,
 	} {
 		_, err := parseTaskHCL(t, hcl)
 		must.ErrorContains(t, err, want, must.Sprint(hcl))

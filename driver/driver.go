@@ -215,7 +215,12 @@ func (d *Driver) start(cfg *drivers.TaskConfig) (*drivers.TaskHandle, error) {
 		fmt.Errorf("sandbox not started within %s", startTimeout))
 	defer cancel()
 	if task.Session != nil {
-		task.Claim = func(ctx context.Context) error { return d.claimSession(ctx, task) }
+		claims, err := d.claimsOf()
+		if err != nil {
+			return nil, err
+		}
+		task.Claim = func(ctx context.Context) error { return claimSession(ctx, claims, task) }
+		task.Rests = claims.Rests(task.Session.ID)
 	}
 	began := time.Now()
 	instance, err := runtime.Start(ctx, task)

@@ -344,7 +344,7 @@ func (r *recorded) record(task *driver.Task) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	told := *task
-	told.Claim = nil // a function compares with nothing
+	told.Claim, told.Rests = nil, nil // a function compares with nothing
 	r.tasks = append(r.tasks, &told)
 }
 

@@ -52,6 +52,13 @@ func (d *Driver) find(handle *drivers.TaskHandle) (*taskHandle, error) {
 		return nil, err
 	}
 	task := newTask(handle.Config, &state.Config, config)
+	if task.Session != nil {
+		claims, err := d.claimsOf()
+		if err != nil {
+			return nil, err
+		}
+		task.Rests = claims.Rests(task.Session.ID)
+	}
 	ctx, cancel := context.WithTimeoutCause(d.ctx, recoverTimeout,
 		fmt.Errorf("sandbox not found within %s", recoverTimeout))
 	defer cancel()

@@ -117,6 +117,9 @@ type Task struct {
 	// Nomad's log collector reads, or /dev/null.
 	Stdout, Stderr string
 
+	// Network is what the task may reach; nil is the internet. Always nil with
+	// Netns, where the namespace's maker decides.
+	Network *NetworkPolicy
 	// Ports are to be forwarded from the host to the sandbox.
 	Ports []Port
 	// Netns is the path of the allocation's network namespace, which the
@@ -130,6 +133,8 @@ type Task struct {
 	// whoever had the ports before, and before there is a sandbox. Its error is
 	// Start's. Nil for an ordinary job and for Recover.
 	Claim func(ctx context.Context) error
+	// Rests is where snapshots of the session are noted. Nil for an ordinary job.
+	Rests Rests
 	// API and Preview are the host:port on which the node agent serves
 	// a session.
 	API, Preview string
@@ -144,6 +149,13 @@ type Limits struct {
 	Pids      int64   // processes and threads
 	Files     int64   // open files of a process
 	Disk      int64   // bytes of /workspace
+}
+
+// NetworkPolicy is what a task says of its network, checked: what
+// network.ParsePolicy takes.
+type NetworkPolicy struct {
+	Mode  string
+	Allow []string
 }
 
 // Session says which session a task carries.

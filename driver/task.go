@@ -36,6 +36,7 @@ func newTask(cfg *drivers.TaskConfig, tc *taskConfig, config *Config) *Task {
 		Stdout:  cfg.StdoutPath,
 		Stderr:  cfg.StderrPath,
 		Session: tc.Session,
+		Network: tc.Network,
 		Limits: Limits{
 			CPUCores: tc.CPUCores,
 			Pids:     tc.Limits.PidsMax,
@@ -102,6 +103,9 @@ func refuse(cfg *drivers.TaskConfig, task *Task) error {
 		return fmt.Errorf("device %s: the bun driver passes no devices on", cfg.Devices[0].TaskPath)
 	case cfg.DNS != nil:
 		return errors.New("dns block of the network: the bun driver resolves names as the node does")
+	case group && task.Network != nil:
+		return errors.New(`network block of the task's config: the group's network is in mode "bridge", "none" or of CNI, and what that ` +
+			`reaches is not the bun driver's to say; leave the block out, or have the group's network in mode "host"`)
 	case task.Session == nil:
 		return nil
 	case group:

@@ -94,6 +94,20 @@ func TestNewTaskOrdinary(t *testing.T) {
 	must.Eq(t, 0, len(task.Ports))
 }
 
+// TestNetworkPolicyOfAJoinedNamespace: a promise that cannot be kept is not
+// made, whatever the mode.
+func TestNetworkPolicyOfAJoinedNamespace(t *testing.T) {
+	for _, policy := range []NetworkPolicy{{}, {Mode: "none"}, {Mode: "internet"}, {Mode: "allow", Allow: []string{"example.com"}}} {
+		cfg := nomadTask(t)
+		tc := &taskConfig{Script: "/local/app.ts", Network: &policy}
+		task := newTask(cfg, tc, new(Config))
+		must.NoError(t, refuse(cfg, task))
+		must.Eq(t, &policy, task.Network)
+		cfg.NetworkIsolation = &drivers.NetworkIsolationSpec{Mode: drivers.NetIsolationModeGroup, Path: "/run/netns/a1"}
+		must.ErrorContains(t, refuse(cfg, newTask(cfg, tc, new(Config))), `leave the block out, or have the group's network in mode "host"`)
+	}
+}
+
 func TestNewTaskSession(t *testing.T) {
 	cfg := nomadTask(t)
 	session := &Session{ID: "ses_abcdefghij0123456789", Epoch: 1, ExpiresAt: time.Now().Add(time.Hour)}

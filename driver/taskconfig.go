@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
+
+	"github.com/buntime/buntime/driver/sandbox/network"
 )
 
 // The task's directories in the sandbox, as Nomad's variables name them.
@@ -36,6 +38,7 @@ type taskConfig struct {
 	Args     []string
 	CPUCores float64
 	Limits   LimitDefaults
+	Network  *NetworkPolicy // nil if the block is not there
 
 	// Code is what Script shall hold, if it is not there already.
 	Code string
@@ -51,6 +54,12 @@ type rawTaskConfig struct {
 	PidsMax  any         `codec:"pids_max"`
 	Disk     any         `codec:"disk"`
 	FilesMax any         `codec:"files_max"`
+	Network  *rawPolicy  `codec:"network"`
+}
+
+type rawPolicy struct {
+	Mode  string   `codec:"mode"`
+	Allow []string `codec:"allow"`
 }
 
 type rawSession struct {
@@ -102,6 +111,12 @@ func (raw *rawTaskConfig) parse(defaults LimitDefaults) (*taskConfig, error) {
 	// A quota has a period of 100 ms, of which the kernel grants at least 1.
 	if tc.CPUCores, err = decimal("cpu_cores", raw.CPUCores, 0, 0.01, 1024); err != nil {
 		return nil, err
+	}
+	if raw.Network != nil {
+		if _, err := network.ParsePolicy(raw.Network.Mode, raw.Network.Allow); err != nil {
+			return nil, fmt.Errorf("network: %w", err)
+		}
+		tc.Network = &NetworkPolicy{Mode: raw.Network.Mode, Allow: raw.Network.Allow}
 	}
 	limits := rawLimits{PidsMax: raw.PidsMax, Disk: raw.Disk, FilesMax: raw.FilesMax}
 	tc.Limits, err = limits.parse(defaults)

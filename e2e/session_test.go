@@ -35,20 +35,24 @@ type created struct {
 
 // info is the answer of GET /sessions/{id}.
 type info struct {
-	SessionID       string          `json:"sessionId"`
-	CreatedAt       string          `json:"createdAt"`
-	ExpiresAt       string          `json:"expiresAt"`
-	LastActive      string          `json:"lastActive"`
-	State           string          `json:"state"`
-	FilesCount      int             `json:"filesCount"`
-	ActiveProcesses int             `json:"activeProcesses"`
-	Metadata        json.RawMessage `json:"metadata"`
-	PreviewURL      string          `json:"previewUrl"`
-	ResourceLimits  limits          `json:"resourceLimits"`
-	Usage           usage           `json:"usage"`
-	AwakeBecause    []string        `json:"awakeBecause"`
-	NextTransition  json.RawMessage `json:"nextTransition"`
-	Durability      json.RawMessage `json:"durability"`
+	SessionID       string                  `json:"sessionId"`
+	CreatedAt       string                  `json:"createdAt"`
+	ExpiresAt       string                  `json:"expiresAt"`
+	LastActive      string                  `json:"lastActive"`
+	State           string                  `json:"state"`
+	FilesCount      int                     `json:"filesCount"`
+	ActiveProcesses int                     `json:"activeProcesses"`
+	Metadata        json.RawMessage         `json:"metadata"`
+	PreviewURL      string                  `json:"previewUrl"`
+	ResourceLimits  limits                  `json:"resourceLimits"`
+	Usage           usage                   `json:"usage"`
+	AwakeBecause    []string                `json:"awakeBecause"`
+	NextTransition  struct{ To, At string } `json:"nextTransition"`
+	Durability      struct {
+		LastCheckpoint string
+		Dirty, Lost    bool
+		Problem        string
+	} `json:"durability"`
 }
 
 type usage struct {

@@ -137,7 +137,12 @@ func (s *Service) undo(ctx context.Context, id string, steps []func(context.Cont
 
 // release lets go of what runs for a session. All its steps may be repeated.
 func (s *Service) release(ctx context.Context, id string) error {
-	return errors.Join(s.Scheduler.Stop(ctx, id), s.Store.DropClaims(ctx, id))
+	// The key to its snapshots first: what is left of them is noise then.
+	errs := []error{s.Store.DropClaims(ctx, id), s.Scheduler.Stop(ctx, id)}
+	if s.Objects != nil {
+		errs = append(errs, s.Objects.Remove(ctx, id))
+	}
+	return errors.Join(errs...)
 }
 
 // remove deletes a record whatever its version.

@@ -42,7 +42,7 @@ func (s *Service) Run(ctx context.Context) {
 func (s *Service) Reap(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, reapTimeout, fmt.Errorf("reap not done in %v", reapTimeout))
 	defer cancel()
-	// In this order: a job and a claim come after their record, so that one
+	// In this order: what a session has comes after its record, so that what is
 	// without a record here has lost it.
 	jobs, err := s.Scheduler.Jobs(ctx)
 	if err != nil {
@@ -52,21 +52,25 @@ func (s *Service) Reap(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list claims: %w", err)
 	}
+	stored, err := s.stored(ctx)
+	if err != nil {
+		return fmt.Errorf("list stored sessions: %w", err)
+	}
 	records, err := s.Store.All(ctx)
 	if err != nil {
 		return fmt.Errorf("list records: %w", err)
 	}
 
-	alive := make(map[string]bool, len(jobs)) // by session: has a job that is not dead
+	has, alive := make(map[string]bool, len(jobs)), make(map[string]bool, len(jobs)) // by session: a job, one that is not dead
 	for _, j := range jobs {
-		alive[j.Session] = !j.Dead
+		has[j.Session], alive[j.Session] = true, !j.Dead
 	}
 	known := make(map[string]bool, len(records))
 	var work errgroup.Group
 	work.SetLimit(reapers)
 	for _, sess := range records {
 		known[sess.ID] = true
-		if why := s.overdue(sess, alive[sess.ID]); why != "" {
+		if why := s.overdue(sess, has[sess.ID], alive[sess.ID]); why != "" {
 			work.Go(func() error { return s.reap(ctx, sess, why) })
 		}
 	}
@@ -75,6 +79,9 @@ func (s *Service) Reap(ctx context.Context) error {
 		lost[j.Session] = !known[j.Session]
 	}
 	for _, id := range claims {
+		lost[id] = !known[id]
+	}
+	for _, id := range stored {
 		lost[id] = !known[id]
 	}
 	for id, is := range lost {
@@ -88,19 +95,45 @@ func (s *Service) Reap(ctx context.Context) error {
 	return work.Wait()
 }
 
+// stored lists the sessions that the object store has something of. An object
+// comes after its record, as jobs and claims do.
+func (s *Service) stored(ctx context.Context) (ids []string, err error) {
+	if s.Objects == nil {
+		return nil, nil
+	}
+	for id, err := range s.Objects.Sessions(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		if ValidID(id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+const (
+	overdueNode = "its job is dead"
+	overdueJob  = "it sleeps"
+)
+
 // overdue says why a session must be looked after, or "".
-func (s *Service) overdue(sess *Session, alive bool) string {
+func (s *Service) overdue(sess *Session, has, alive bool) string {
 	now := s.Now()
 	fresh := now.Sub(sess.Since) < s.Grace
 	switch {
 	case sess.Expired(now):
 		return "expired"
-	case fresh || sess.State == StateDeepSleep:
+	case fresh:
+		return ""
+	case sess.State == StateDeepSleep && has:
+		return overdueJob
+	case sess.State == StateDeepSleep:
 		return ""
 	case sess.State == StateStarting:
 		return "not started"
 	case !alive:
-		return "its job is dead"
+		return overdueNode
 	}
 	return ""
 }
@@ -108,6 +141,14 @@ func (s *Service) overdue(sess *Session, alive bool) string {
 // reap ends a session, unless it has changed since it was looked at, or has
 // started after all and only nobody noted it.
 func (s *Service) reap(ctx context.Context, sess *Session, why string) error {
+	switch {
+	case why == overdueJob:
+		return s.stopIfAsleep(ctx, sess)
+	case why != "expired":
+		if done, err := s.rescue(ctx, sess); done || err != nil {
+			return err
+		}
+	}
 	if sess.State == StateStarting && why != "expired" {
 		err := s.heal(ctx, sess)
 		if !errors.Is(err, ErrNotFound) {
@@ -124,6 +165,23 @@ func (s *Service) reap(ctx context.Context, sess *Session, why string) error {
 	}
 	s.Forget(sess.ID)
 	return s.release(ctx, sess.ID)
+}
+
+// rescue brings a session that has lost its node, or never came to a new one, to
+// sleep with what is stored of it. false: nothing is.
+func (s *Service) rescue(ctx context.Context, sess *Session) (done bool, err error) {
+	rest, err := s.Store.Rest(ctx, sess.ID, sess.Epoch)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return false, err
+	}
+	if !rest.Asleep {
+		if kept, err := s.Store.Kept(ctx, sess.ID); err != nil || !kept {
+			return false, err
+		}
+		s.Log.Warn("session falls back to its last checkpoint", "session", sess.ID, "epoch", sess.Epoch)
+	}
+	_, err = s.settle(ctx, sess, true)
+	return err == nil, err
 }
 
 // heal notes the claim of a session whose front-end died before it could.

@@ -34,7 +34,9 @@ type Service struct {
 	Store     Store
 	Scheduler Scheduler
 	Node      Node
-	Log       *slog.Logger
+	// Objects has the sessions' snapshots; nil where the store's own expiry is to do.
+	Objects Objects
+	Log     *slog.Logger
 	// ReapInterval is how often Run looks for what has no owner any more.
 	ReapInterval time.Duration
 	// Grace is how long a session may be starting, and a record be ahead of
@@ -75,7 +77,14 @@ func (s *Service) Get(ctx context.Context, account, id string) (*Session, Info, 
 	if err != nil {
 		return nil, Info{}, err
 	}
-	known := Info{State: sess.State.Public(), LastActive: sess.LastActive}
+	known := Info{State: sess.State.Public(), LastActive: sess.LastActive, NextTransition: &Transition{To: "expired", At: sess.Expires}}
+	if sess.State == StateDeepSleep {
+		known.FilesCount = sess.Files
+		known.Durability = &Durability{Lost: sess.Lost}
+		if !sess.Checkpoint.IsZero() {
+			known.Durability.LastCheckpoint = sess.Checkpoint.UTC().Format(time.RFC3339)
+		}
+	}
 	if !sess.Placed() {
 		return sess, known, nil
 	}
@@ -84,8 +93,11 @@ func (s *Service) Get(ctx context.Context, account, id string) (*Session, Info, 
 	defer cancel()
 	info, err := s.Node.Info(ctx, sess)
 	if err != nil {
-		s.Log.Warn("ask node about session", "session", id, "err", err)
 		s.Forget(id)
+		if asleep, serr := s.settle(context.WithoutCancel(ctx), sess, false); serr == nil && asleep.State == StateDeepSleep {
+			return s.Get(context.WithoutCancel(ctx), account, id)
+		}
+		s.Log.Warn("ask node about session", "session", id, "err", err)
 		return sess, known, nil
 	}
 	info.State = info.State.Public()
@@ -173,6 +185,9 @@ func (s *Service) read(ctx context.Context, id string) (*Session, error) {
 func (s *Service) place(ctx context.Context, sess *Session) (*Session, error) {
 	if sess.Placed() {
 		return sess, nil
+	}
+	if sess.State == StateDeepSleep {
+		return s.wake(ctx, sess.ID)
 	}
 	defer timing.Start(ctx, "claim")()
 	return share(ctx, &s.flights, "place "+sess.ID, claimTimeout, func(ctx context.Context) (*Session, error) {

@@ -31,6 +31,12 @@ type world struct {
 type nodeStub struct {
 	info frontend.Info
 	err  error
+	// sleep is what a node does that is told to put a session to sleep.
+	sleep func(*frontend.Session) error
+}
+
+func (n *nodeStub) Sleep(_ context.Context, sess *frontend.Session, _ frontend.State, _ bool) error {
+	return n.sleep(sess)
 }
 
 func (n *nodeStub) Info(context.Context, *frontend.Session) (frontend.Info, error) {

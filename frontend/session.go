@@ -62,6 +62,13 @@ type Session struct {
 	LastActive time.Time       `json:"lastActive"`
 	Metadata   json.RawMessage `json:"metadata"`
 
+	// Files, Checkpoint and Lost are of a session in deep sleep: how many files its
+	// workspace has, the moment that it is of, and whether what came after that
+	// moment was lost with a node.
+	Files      int       `json:"files,omitempty"`
+	Checkpoint time.Time `json:"checkpoint,omitzero"`
+	Lost       bool      `json:"lost,omitempty"`
+
 	// Version is the Store's, for compare-and-swap: 0 is a record not stored yet.
 	Version uint64 `json:"-"`
 }
@@ -95,6 +102,23 @@ type Info struct {
 	ActiveProcesses int       `json:"activeProcesses"`
 	Usage           Usage     `json:"usage"`
 	AwakeBecause    []string  `json:"awakeBecause"`
+	// NextTransition is nil where the node has not told.
+	NextTransition *Transition `json:"nextTransition"`
+	Durability     *Durability `json:"durability"`
+}
+
+// Durability says what of a session would survive its node.
+type Durability struct {
+	LastCheckpoint string `json:"lastCheckpoint,omitempty" format:"date-time" doc:"The moment of the last snapshot; left out where there is none."`
+	Dirty          bool   `json:"dirty" doc:"Whether the workspace has changed since."`
+	Lost           bool   `json:"lost,omitempty" doc:"Whether what came after the last checkpoint was lost with a node."`
+	Problem        string `json:"problem,omitempty" doc:"Why the last try to store a snapshot failed."`
+}
+
+// Transition is a change of state that comes by itself, if nothing happens before.
+type Transition struct {
+	To string    `json:"to" enum:"idle,deep-sleep,expired"`
+	At time.Time `json:"at"`
 }
 
 // Usage is what a session uses now, and has used of CPU.

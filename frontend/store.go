@@ -5,6 +5,7 @@ package frontend
 
 import (
 	"context"
+	"iter"
 
 	"github.com/buntime/buntime/driver/claim"
 )
@@ -40,8 +41,18 @@ type Store interface {
 	WaitClaim(ctx context.Context, id string, epoch, since uint64) (claim.Claim, error)
 	// Claims lists the ids of sessions that have claims.
 	Claims(ctx context.Context) ([]string, error)
-	// DropClaims removes all claims of a session. No error if there are none.
+	// DropClaims removes all claims of a session, what its nodes have noted of its
+	// snapshots, and the key to them. No error if there are none.
 	DropClaims(ctx context.Context, id string) error
+
+	// Rest reads what the node of an epoch has noted of the session's workspace.
+	// ErrNotFound if it has noted nothing.
+	Rest(ctx context.Context, id string, epoch uint64) (claim.Rest, error)
+	// Seal ends an epoch whose node is given up and returns what counts of it: what
+	// the node had noted before, which may be that the session sleeps.
+	Seal(ctx context.Context, id string, epoch uint64) (claim.Rest, error)
+	// Kept says whether there is a snapshot of a session from any epoch.
+	Kept(ctx context.Context, id string) (bool, error)
 
 	// Ready says whether the store answers.
 	Ready(ctx context.Context) error
@@ -56,10 +67,21 @@ type Scheduler interface {
 	Stop(ctx context.Context, id string) error
 	// Jobs lists the jobs of all sessions.
 	Jobs(ctx context.Context) ([]Job, error)
+	// Lost says whether nothing more will come of what the session's job runs, as far
+	// as the scheduler knows: it has ended, or its node is away.
+	Lost(ctx context.Context, id string) (bool, error)
 	// Explain says in words why a session's job has not started, for the log.
 	Explain(ctx context.Context, id string) string
 	// Ready says whether the scheduler answers.
 	Ready(ctx context.Context) error
+}
+
+// Objects is where snapshots of sessions are.
+type Objects interface {
+	// Remove removes all that there is of a session.
+	Remove(ctx context.Context, id string) error
+	// Sessions yields the ids of the sessions that it has something of.
+	Sessions(ctx context.Context) iter.Seq2[string, error]
 }
 
 // Job is a session's job.
@@ -72,4 +94,7 @@ type Job struct {
 type Node interface {
 	// Info asks about a session. It is no activity and wakes nothing.
 	Info(ctx context.Context, s *Session) (Info, error)
+	// Sleep brings a session to the state idle or deep-sleep. While somebody uses it
+	// that is an Error of CodeSessionBusy, unless force.
+	Sleep(ctx context.Context, s *Session, state State, force bool) error
 }

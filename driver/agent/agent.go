@@ -23,6 +23,8 @@ import (
 	"github.com/buntime/buntime/driver/sandbox"
 	"github.com/buntime/buntime/driver/sandbox/cgroup"
 	"github.com/buntime/buntime/driver/sandbox/network"
+	"github.com/buntime/buntime/driver/snapshot"
+	"github.com/buntime/buntime/driver/snapshot/backend"
 )
 
 const (
@@ -44,6 +46,9 @@ type Agent struct {
 	log    hclog.Logger
 	node   *sandbox.Node
 
+	snapshots  *snapshot.Repository
+	closeStore func() error
+
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 
@@ -54,30 +59,48 @@ type Agent struct {
 
 // Open starts the node agent.
 func Open(ctx context.Context, config *driver.Config, log hclog.Logger) (driver.Runtime, error) {
+	return open(ctx, config, log, nil)
+}
+
+// open is Open that leaves out some layers of the sandboxes', for tests.
+func open(ctx context.Context, config *driver.Config, log hclog.Logger, without []sandbox.Layer) (*Agent, error) {
 	certs := hostCerts
 	if _, err := os.Stat(certs); err != nil {
 		certs = ""
 	}
 	node, err := sandbox.Open(sandbox.Config{
-		StateDir: config.StateDir,
-		Rootfs:   config.Rootfs,
-		Init:     config.Init,
-		Bun:      config.Bun,
-		CertFile: certs,
-		Network: network.Config{
-			Pool: config.Network.Pool, Deny: append(network.DefaultDeny, config.Network.Deny...), Resolvers: config.Network.Resolvers,
-			Ready: readyWorkspaces,
-		},
+		StateDir:        config.StateDir,
+		Rootfs:          config.Rootfs,
+		Init:            config.Init,
+		Bun:             config.Bun,
+		CertFile:        certs,
+		Network:         networkOf(config),
 		ReadyWorkspaces: readyWorkspaces,
 		ReadySize:       config.Defaults.DiskMB << 20,
+		Without:         without,
 	}, log)
 	if err != nil {
 		return nil, err
 	}
+	store, closeStore, err := backend.Open(config.Store)
+	if err != nil {
+		return nil, errors.Join(err, node.Close())
+	}
+	snapshots, err := snapshot.New(store, snapshot.Config{})
+	if err != nil {
+		return nil, errors.Join(err, closeStore(), node.Close())
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	a := &Agent{config: config, log: log, node: node, cancel: cancel, instances: make(map[*instance]struct{}), settled: time.Now()}
+	a := &Agent{config: config, log: log, node: node, snapshots: snapshots, closeStore: closeStore, cancel: cancel, instances: make(map[*instance]struct{}), settled: time.Now()}
 	a.tasks.Go(func() { a.sweep(ctx) })
 	return a, nil
+}
+
+// networkOf is the sandboxes' network, with namespaces in store as workspaces.
+func networkOf(config *driver.Config) network.Config {
+	c := config.Network.Sandboxes()
+	c.Ready = readyWorkspaces
+	return c
 }
 
 // sweep removes what no task owns, once Nomad had time to recover its tasks,
@@ -119,7 +142,7 @@ func (a *Agent) Close() error {
 		i.box.Close()
 	}
 	a.tasks.Wait()
-	return a.node.Close()
+	return errors.Join(a.node.Close(), a.closeStore())
 }
 
 // errPluginStops ends what serves a sandbox, not the sandbox.
@@ -127,6 +150,10 @@ var errPluginStops = errors.New("the driver plugin is stopping")
 
 // Start implements driver.Runtime.
 func (a *Agent) Start(ctx context.Context, task *driver.Task) (driver.Instance, error) {
+	spec, err := specOf(task)
+	if err != nil {
+		return nil, err
+	}
 	doors, err := openDoors(ctx, task)
 	if err != nil {
 		return nil, err
@@ -138,7 +165,10 @@ func (a *Agent) Start(ctx context.Context, task *driver.Task) (driver.Instance, 
 			return nil, err
 		}
 	}
-	box, err := a.node.Start(ctx, specOf(task))
+	if task.Session != nil {
+		spec.Image = a.awaken(task)
+	}
+	box, err := a.node.Start(ctx, spec)
 	if err != nil {
 		doors.close()
 		return nil, err
@@ -151,6 +181,29 @@ func (a *Agent) Start(ctx context.Context, task *driver.Task) (driver.Instance, 
 		return nil, errors.Join(err, i.Destroy(context.WithoutCancel(ctx)))
 	}
 	return i, nil
+}
+
+// awaken returns what makes the workspace of a session that has lived before, nil
+// for one that has not.
+func (a *Agent) awaken(task *driver.Task) func(ctx context.Context, path string) error {
+	if task.Session.Epoch <= 1 {
+		return nil
+	}
+	return func(ctx context.Context, path string) error {
+		last, ok, err := task.Rests.Last(ctx, task.Session.Epoch)
+		if err != nil {
+			return fmt.Errorf("find the session's last snapshot: %w", err)
+		}
+		if !ok {
+			return errors.New("the session has lived before, and nothing says where its workspace is")
+		}
+		key, err := task.Rests.Key(ctx)
+		if err != nil {
+			return err
+		}
+		who := snapshot.Session{ID: task.Session.ID, Key: key, Expires: task.Session.ExpiresAt}
+		return a.snapshots.Restore(ctx, who, last.Snapshot, path)
+	}
 }
 
 // Recover implements driver.Runtime.
@@ -181,7 +234,14 @@ func (a *Agent) Recover(ctx context.Context, task *driver.Task, state []byte) (d
 }
 
 // specOf says what sandbox a task wants.
-func specOf(task *driver.Task) sandbox.Spec {
+func specOf(task *driver.Task) (sandbox.Spec, error) {
+	policy := network.Policy{Mode: network.ModeInternet}
+	if p := task.Network; p != nil {
+		var err error
+		if policy, err = network.ParsePolicy(p.Mode, p.Allow); err != nil {
+			return sandbox.Spec{}, fmt.Errorf("network: %w", err)
+		}
+	}
 	spec := sandbox.Spec{
 		Task:     task.ID,
 		Hostname: "bun",
@@ -195,7 +255,7 @@ func specOf(task *driver.Task) sandbox.Spec {
 		Disk:   task.Limits.Disk,
 		Files:  task.Limits.Files,
 		Env:    task.Env,
-		Policy: network.Policy{Mode: network.ModeInternet},
+		Policy: policy,
 		Netns:  task.Netns,
 	}
 	if task.Cgroup == "" {
@@ -203,7 +263,7 @@ func specOf(task *driver.Task) sandbox.Spec {
 	}
 	if task.Session != nil {
 		spec.Hostname = hostLabel(task.Session.ID)
-		return spec
+		return spec, nil
 	}
 	spec.Dirs = map[string]string{}
 	for target, dir := range map[string]string{"/local": task.LocalDir, "/secrets": task.SecretsDir, "/alloc": task.AllocDir} {
@@ -211,7 +271,7 @@ func specOf(task *driver.Task) sandbox.Spec {
 			spec.Dirs[target] = dir
 		}
 	}
-	return spec
+	return spec, nil
 }
 
 // newSession makes a session on a sandbox and serves it.
@@ -239,8 +299,13 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox, end func()) 
 		log: a.log.With("session", task.Session.ID), box: box, guest: guestHost{box}, files: f,
 		journal: &history{files: f, known: -1}, writes: w, limit: answerLimit,
 		ctx: ctx, cancel: cancel,
-		executions: make(map[string]*execution), busy: make(map[string]int), lastActive: time.Now(),
+		executions: make(map[string]*execution),
 	}
+	s.life = newLife(schedule{
+		idleAfter: a.config.Life.IdleAfter, sleepAfter: a.config.Life.SleepAfter, expires: s.Expires,
+	}, box.Group(), notedActivity(box), s.log)
+	s.keeper = &keeper{session: s, repo: a.snapshots, rests: task.Rests, every: a.config.Life.CheckpointEvery}
+	s.life.note = s.noteActivity
 	s.runners = &runners{session: s, changed: make(chan struct{})}
 	if !s.Expires.IsZero() {
 		s.expiry = time.AfterFunc(time.Until(s.Expires), end)

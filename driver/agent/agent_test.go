@@ -23,6 +23,8 @@ import (
 
 	"github.com/buntime/buntime/driver"
 	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/sandbox"
+	"github.com/buntime/buntime/driver/snapshot/backend"
 )
 
 const testSecret = "a secret of this test alone"
@@ -76,31 +78,75 @@ func newConfig(t testing.TB) *driver.Config {
 		Rootfs: tool(t, "driver/sandbox/rootfs/build", bun), Bun: driver.DefaultBun,
 		Init: filepath.Join(root(t), "out/libexec/buntime-init"), StateDir: state,
 		NodeSecret: []byte(testSecret),
-		Network:    driver.NetworkConfig{Pool: netip.MustParsePrefix("198.19.128.0/17")},
+		Network:    driver.NetworkConfig{Pool: freePool(t)},
+		Store:      backend.Config{Dir: filepath.Join(state, "store")},
 		Defaults:   driver.LimitDefaults{DiskMB: 256},
 	}
 }
 
+// freePool returns a range of addresses that no other test of this machine uses. A
+// name in the abstract namespace is held for it, which goes with the process.
+func freePool(t testing.TB) netip.Prefix {
+	t.Helper()
+	for n := 128; n < 256; n++ {
+		l, err := net.Listen("unix", fmt.Sprintf("@buntime-test-pool-%d", n))
+		if err != nil {
+			continue
+		}
+		t.Cleanup(func() { l.Close() })
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 19, byte(n), 0}), 24)
+	}
+	t.Fatal("no range of addresses is free")
+	return netip.Prefix{}
+}
+
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
-	return newFixtureFor(t, time.Hour)
+	return newFixtureOf(t, fixtureOptions{})
 }
 
 // newFixtureFor is newFixture with a session that expires after ttl.
 func newFixtureFor(t testing.TB, ttl time.Duration) *fixture {
 	t.Helper()
+	return newFixtureOf(t, fixtureOptions{ttl: ttl})
+}
+
+// fixtureOptions are what a fixture may differ in.
+type fixtureOptions struct {
+	ttl                         time.Duration // default: an hour
+	idleAfter                   time.Duration // default: never, as of the next two
+	sleepAfter, checkpointEvery time.Duration
+	without                     []sandbox.Layer
+	change                      func(*driver.Task)
+}
+
+func newFixtureWith(t testing.TB, without []sandbox.Layer, change func(*driver.Task)) *fixture {
+	t.Helper()
+	return newFixtureOf(t, fixtureOptions{without: without, change: change})
+}
+
+func newFixtureOf(t testing.TB, o fixtureOptions) *fixture {
+	t.Helper()
+	if o.ttl == 0 {
+		o.ttl = time.Hour
+	}
 	config := newConfig(t)
+	config.Life = driver.LifeConfig{IdleAfter: o.idleAfter, SleepAfter: o.sleepAfter, CheckpointEvery: o.checkpointEvery}
 	log := hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: testWriter{t}})
-	a, err := Open(context.Background(), config, log)
+	a, err := open(context.Background(), config, log, o.without)
 	if err != nil {
 		t.Fatal(err)
 	}
 	f := &fixture{agent: a, config: config, task: &driver.Task{
 		ID: "alloc/session/1", AllocID: fmt.Sprintf("test-%d", time.Now().UnixNano()), Name: "session",
 		Limits:  driver.Limits{Memory: 512 << 20, CPUCores: 1, Pids: 512, Files: 4096, Disk: 256 << 20},
-		Session: &driver.Session{ID: "ses_test", Epoch: 1, ExpiresAt: time.Now().Add(ttl)},
+		Session: &driver.Session{ID: "ses_test", Epoch: 1, ExpiresAt: time.Now().Add(o.ttl)},
 		API:     freeAddress(t), Preview: freeAddress(t),
+		Rests: &memoryRests{wanted: 1},
 	}}
+	if o.change != nil {
+		o.change(f.task)
+	}
 	t.Cleanup(func() {
 		if err := f.agent.Close(); err != nil {
 			t.Error(err)

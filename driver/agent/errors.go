@@ -47,6 +47,18 @@ func unavailable(format string, args ...any) *Error {
 	}
 }
 
+// errGone is the answer to a front-end that comes to where a session was. It looks
+// where the session is now.
+var errGone = &Error{Status: http.StatusGone, Code: "service_unavailable", Message: "the session has left this node", RetryAfter: 1}
+
+// notAwake is the answer to who comes to a session that cannot be woken here.
+func notAwake(err error) *Error {
+	if errors.Is(err, errAsleep) {
+		return errGone
+	}
+	return unavailable("%v", err)
+}
+
 // asError gives any error the shape of an answer. What is not an Error already
 // is our own fault and says so.
 func asError(err error) *Error {

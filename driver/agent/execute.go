@@ -192,14 +192,14 @@ func (s *Session) start(ctx context.Context, e *execution, req wire.Request, sou
 // follow reads what init says of e until its first process is gone.
 func (s *Session) follow(e *execution, c *guest) {
 	// A server that stays keeps nobody awake: what uses it does.
-	done := s.active("execution " + e.ExecutionID)
+	leave := s.occupy(e)
 	s.goDo(func() {
 		defer close(e.recorded)
 		select {
 		case <-e.answered:
 		case <-s.ctx.Done():
 		}
-		done()
+		leave()
 		s.runners.fill(readyRunners)
 		if r := e.lookup(); r.State == stateBackground {
 			e.journal.begin(e, c)
@@ -241,6 +241,21 @@ func (s *Session) follow(e *execution, c *guest) {
 		<-e.recorded
 		s.settle(e)
 	})
+}
+
+// occupy keeps the session awake for e until it is answered.
+func (s *Session) occupy(e *execution) (leave func()) {
+	select {
+	case <-e.answered: // before a restart of the plugin
+		return func() {}
+	default:
+	}
+	leave, err := s.life.use("execution " + e.ExecutionID)
+	if err != nil { // it was awake to get here, so this is the kernel's fault
+		s.log.Error("could not keep the session awake for an execution", "execution", e.ExecutionID, "error", err)
+		return func() {}
+	}
+	return leave
 }
 
 // settle does what is left after an execution's end: journal, left-over

@@ -52,13 +52,17 @@ func (s *Session) serve(l net.Listener, h http.Handler) {
 }
 
 // api is what front-ends call, with the session's token.
-func (s *Session) api(token string) http.Handler {
+func (i *instance) api(s *Session, token string) http.Handler {
 	mux := http.NewServeMux()
 	handle := func(pattern string, activity bool, h func(http.ResponseWriter, *http.Request) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if activity {
-				done := s.active("request")
-				defer done()
+				leave, err := s.life.use("request")
+				if err != nil {
+					writeError(w, notAwake(err))
+					return
+				}
+				defer leave()
 			}
 			if err := h(w, r); err != nil {
 				writeError(w, err)
@@ -76,6 +80,7 @@ func (s *Session) api(token string) http.Handler {
 	handle("POST /v1/files/write", true, s.serveWrite)
 	handle("GET /v1/files/read", true, s.serveRead)
 	handle("DELETE /v1/files", true, s.serveRemove)
+	handle("POST /v1/sleep", false, i.serveSleep(s))
 
 	want := []byte("Bearer " + token)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

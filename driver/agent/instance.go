@@ -65,13 +65,28 @@ func (i *instance) open(ctx context.Context, doors doors, recovered bool) error 
 	}
 	i.session = s
 	if recovered {
-		if err := s.recover(ctx); err != nil {
+		// What stands still can neither answer nor die. It comes to rest again by
+		// itself, at its time.
+		err := i.box.Group().Thaw()
+		if err == nil {
+			err = s.recover(ctx)
+		}
+		if err != nil {
 			doors.close()
 			return err
 		}
 	}
+	if !recovered && s.Epoch > 1 {
+		if err := s.removeEntries(); err != nil {
+			doors.close()
+			return fmt.Errorf("tidy the workspace: %w", err)
+		}
+	}
+	s.life.sleepy = func() { s.goDo(func() { i.sleepBySelf(s) }) }
+	s.life.begin()
+	s.goDo(func() { s.keeper.run(s.ctx) })
 	s.runners.fill(1) // the first execution waits for it; more would only slow it down
-	s.serve(doors.api, s.api(claim.Token(i.agent.config.NodeSecret, s.ID)))
+	s.serve(doors.api, i.api(s, claim.Token(i.agent.config.NodeSecret, s.ID)))
 	s.serve(doors.preview, s.preview())
 	return nil
 }
@@ -223,12 +238,11 @@ func (i *instance) Signal(sig unix.Signal) error {
 	if sig == unix.SIGKILL {
 		return i.box.Kill()
 	}
-	i.serving.Lock()
-	session := i.session
-	i.serving.Unlock()
-	if session == nil {
-		return errors.New("signal the session: it is not served yet")
+	session, leave, err := i.use("signal")
+	if err != nil {
+		return fmt.Errorf("signal the session: %w", err)
 	}
+	defer leave()
 	var errs []error
 	for _, e := range session.live() {
 		ev, err := i.guest.ask(ctx, wire.Request{Op: wire.OpSignal, Pid: -e.firstPid(), Signal: int(sig)}, nil)
@@ -238,6 +252,18 @@ func (i *instance) Signal(sig unix.Signal) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// use keeps the instance's session awake until leave is called.
+func (i *instance) use(why string) (s *Session, leave func(), err error) {
+	i.serving.Lock()
+	s = i.session
+	i.serving.Unlock()
+	if s == nil {
+		return nil, nil, errors.New("it is not served yet")
+	}
+	leave, err = s.life.use(why)
+	return s, leave, err
 }
 
 // signalMain sends a signal to an ordinary job's program.
@@ -265,7 +291,7 @@ func (i *instance) signalMain(ctx context.Context, sig unix.Signal) error {
 // Stop implements driver.Instance.
 func (i *instance) Stop(ctx context.Context, sig unix.Signal, timeout time.Duration) error {
 	if i.task.Session != nil {
-		return i.end(ctx, "stopped")
+		return i.stopSession(ctx, timeout)
 	}
 	soft, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -320,6 +346,13 @@ func (i *instance) Destroy(ctx context.Context) error {
 
 // Exec implements driver.Instance.
 func (i *instance) Exec(ctx context.Context, opts driver.ExecOptions) (int, error) {
+	if i.task.Session != nil {
+		_, leave, err := i.use("alloc exec")
+		if err != nil {
+			return 0, fmt.Errorf("execute in the session: %w", err)
+		}
+		defer leave()
+	}
 	unit := newUnit(execUnit)
 	g, err := i.box.Group().NewExecution(unit)
 	if err != nil {

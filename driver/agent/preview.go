@@ -42,6 +42,13 @@ func (s *Session) preview() http.Handler {
 				}
 			}
 		},
+		ModifyResponse: func(r *http.Response) error {
+			r.Header.Del(movedHeader) // an app cannot say so
+			if leave, ok := r.Request.Context().Value(answeredKey{}).(func()); ok {
+				leave()
+			}
+			return nil
+		},
 		ErrorHandler: s.previewError,
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -54,10 +61,50 @@ func (s *Session) preview() http.Handler {
 		if strings.HasPrefix(r.Header.Get("Authorization"), "Bearer btk_") {
 			r.Header.Del("Authorization") // an API key is never the app's
 		}
-		done := s.active("preview")
-		defer done()
-		proxy.ServeHTTP(w, r)
+		// Until the app has answered; from then on what counts is that bytes flow
+		// (dialApp): a connection that nobody uses keeps no session awake.
+		leave, err := s.life.use("preview")
+		if err != nil {
+			if errors.Is(err, errAsleep) {
+				w.Header().Set(movedHeader, "1")
+			}
+			writeError(w, notAwake(err))
+			return
+		}
+		defer leave()
+		proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), answeredKey{}, leave)))
 	})
+}
+
+// movedHeader marks an answer of the node's own: that the session has left it, and
+// nothing of the request was done.
+const movedHeader = "X-Buntime-Moved"
+
+// answeredKey is the context key of what to call when the app has answered.
+type answeredKey struct{}
+
+// appConn is a connection to an app. What passes it is activity of the session,
+// and what goes in is preceded by its being awake.
+type appConn struct {
+	net.Conn
+	life *life
+}
+
+func (c appConn) Write(p []byte) (int, error) {
+	if err := c.life.touch(); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
+}
+
+func (c appConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		if terr := c.life.touch(); terr != nil && err == nil {
+			err = terr
+		}
+	}
+	return n, err
 }
 
 // portOf returns the port that a host's first label names: <port>-ses-…; any
@@ -100,7 +147,11 @@ func (s *Session) dialApp(ctx context.Context, _, addr string) (net.Conn, error)
 	if err != nil {
 		return nil, err
 	}
-	return s.box.DialPort(ctx, port)
+	conn, err := s.box.DialPort(ctx, port)
+	if err != nil {
+		return nil, err
+	}
+	return appConn{conn, s.life}, nil
 }
 
 func (s *Session) previewError(w http.ResponseWriter, r *http.Request, err error) {

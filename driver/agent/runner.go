@@ -120,7 +120,9 @@ func (r *runners) fill(want int) {
 	}
 	r.starting += missing
 	r.mu.Unlock()
+	release := r.session.life.hold()
 	r.session.goDo(func() {
+		defer release()
 		for range missing {
 			run, err := r.prepare(r.session.ctx, workspaceDir)
 			r.mu.Lock()

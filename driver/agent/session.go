@@ -45,6 +45,8 @@ type Session struct {
 	runners *runners
 	journal *history
 	writes  *writes
+	life    *life
+	keeper  *keeper
 	limit   int64 // bytes of each stream in an answer
 
 	ctx    context.Context // ends with the session on this node
@@ -54,8 +56,6 @@ type Session struct {
 	mu         sync.Mutex
 	executions map[string]*execution // by execution id
 	ended      []string              // ids of ended ones, oldest first
-	lastActive time.Time
-	busy       map[string]int // what keeps it awake now, by kind
 
 	servers []server
 	expiry  *time.Timer
@@ -63,22 +63,6 @@ type Session struct {
 
 // errEnded is the cause with which everything of a session is cancelled.
 var errEnded = errors.New("the session has ended on this node")
-
-// active marks the session busy with kind until the returned function is called.
-func (s *Session) active(kind string) (done func()) {
-	s.mu.Lock()
-	s.busy[kind]++
-	s.lastActive = time.Now()
-	s.mu.Unlock()
-	return func() {
-		s.mu.Lock()
-		if s.busy[kind]--; s.busy[kind] == 0 {
-			delete(s.busy, kind)
-		}
-		s.lastActive = time.Now()
-		s.mu.Unlock()
-	}
-}
 
 // goDo runs f as the session's own: Close waits for it.
 func (s *Session) goDo(f func()) {
@@ -213,6 +197,7 @@ func (s *Session) close(cause error) {
 	if s.expiry != nil {
 		s.expiry.Stop()
 	}
+	s.life.close()
 	s.mu.Lock()
 	s.cancel(cause)
 	s.mu.Unlock()
@@ -237,6 +222,9 @@ type Info struct {
 	ActiveProcesses int      `json:"activeProcesses"`
 	Usage           Usage    `json:"usage"`
 	AwakeBecause    []string `json:"awakeBecause"`
+	// NextTransition is nil where none will come by itself.
+	NextTransition *Transition `json:"nextTransition,omitempty"`
+	Durability     Durability  `json:"durability"`
 }
 
 // Usage is what a session holds now: bytes of memory and disk, and the
@@ -253,9 +241,11 @@ func (s *Session) Info(ctx context.Context) (Info, error) {
 	if err != nil {
 		return Info{}, fmt.Errorf("count files: %w", err)
 	}
+	state, last, reasons, next := s.life.look()
 	info := Info{
-		Session: s.ID, Epoch: s.Epoch, Alloc: s.Alloc, State: "active",
-		FilesCount: n, ActiveProcesses: s.countProcesses(), AwakeBecause: []string{},
+		Session: s.ID, Epoch: s.Epoch, Alloc: s.Alloc, State: state, LastActive: timestamp(last),
+		FilesCount: n, ActiveProcesses: s.countProcesses(), AwakeBecause: reasons, NextTransition: next,
+		Durability: s.keeper.durability(),
 	}
 	if !s.Expires.IsZero() {
 		info.ExpiresAt = timestamp(s.Expires)
@@ -266,12 +256,6 @@ func (s *Session) Info(ctx context.Context) (Info, error) {
 	}
 	if u, err := s.box.Workspace().Usage(); err == nil {
 		info.Usage.Disk = int64(u.Used)
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	info.LastActive = timestamp(s.lastActive)
-	for kind := range s.busy {
-		info.AwakeBecause = append(info.AwakeBecause, kind)
 	}
 	return info, nil
 }

@@ -73,8 +73,11 @@ type outputEvent struct {
 // The id of an event is the offset behind its data: what a client that was cut
 // off names as the last it has seen.
 func (s *Session) streamOutput(ctx context.Context, w http.ResponseWriter, e *execution, offset int64, until <-chan struct{}) error {
-	done := s.active("output stream of " + e.ExecutionID)
-	defer done()
+	leave, err := s.life.use("output stream of " + e.ExecutionID)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	out := newSSE(w)
 	text := newDecoder(offset)
 	for {

@@ -51,6 +51,11 @@ func Boot(cfg wire.Boot, fds []int) error {
 	if err := setReadOnly("run"); err != nil {
 		return fmt.Errorf("make /run read-only: %w", err)
 	}
+	// On devices and covers too: no mount honours setuid.
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID}
+	if err := unix.MountSetattr(unix.AT_FDCWD, ".", unix.AT_RECURSIVE, &attr); err != nil {
+		return fmt.Errorf("make all mounts nosuid: %w", err)
+	}
 	return pivot()
 }
 
@@ -59,17 +64,32 @@ func mount(m wire.Mount, index int, fds []int) error {
 	target := "." + path.Clean("/"+m.Target)
 	switch m.Type {
 	case "fd":
+		if err := makeTarget(target); err != nil {
+			return err
+		}
 		return attach(fds, m.FD, target)
 	case "tmpfs":
 		return mountTmpfs(target, m)
 	case "proc":
-		return mountProc(target)
+		return mountProc(target, m)
 	case "dev":
 		return mountDev(target, m)
 	case "file":
 		return mountFile(target, m, index)
+	case "fixed":
+		return setReadOnly(target)
 	}
 	return fmt.Errorf("unknown type %q", m.Type)
+}
+
+// makeTarget makes a directory to mount on, unless there is something: that takes
+// an earlier mount that can be written to.
+func makeTarget(target string) error {
+	var st unix.Stat_t
+	if unix.Stat(target, &st) == nil {
+		return nil
+	}
+	return os.MkdirAll(target, 0o755)
 }
 
 // pivot makes the working directory "/" and lets go of the host's tree. With
@@ -112,29 +132,19 @@ func mountTmpfs(target string, m wire.Mount) error {
 	return unix.Mount("tmpfs", target, "tmpfs", flags, opts)
 }
 
-// maskedProc are the entries of /proc that tell of the host or act on it; the
-// container engines mask the same. A path that this kernel lacks is passed over.
-var maskedProc = []string{
-	"acpi", "asound", "interrupts", "kcore", "keys", "latency_stats",
-	"sched_debug", "scsi", "timer_list", "timer_stats",
-}
-
-// readOnlyProc are the entries that a process of uid 0 could write to.
-var readOnlyProc = []string{"bus", "fs", "irq", "sys", "sysrq-trigger"}
-
-func mountProc(target string) error {
+func mountProc(target string, m wire.Mount) error {
 	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 	// The kernel allows this to a user namespace only while the host's own
 	// /proc is still visible in it: so before pivot.
 	if err := unix.Mount("proc", target, "proc", flags, ""); err != nil {
 		return err
 	}
-	for _, name := range maskedProc {
+	for _, name := range m.Masked {
 		if err := maskPath(target + "/" + name); err != nil {
 			return fmt.Errorf("mask %s: %w", name, err)
 		}
 	}
-	for _, name := range readOnlyProc {
+	for _, name := range m.Fixed {
 		p := target + "/" + name
 		if err := unix.Mount(p, p, "", unix.MS_BIND, ""); err == unix.ENOENT {
 			continue
@@ -229,10 +239,25 @@ func mountFile(target string, m wire.Mount, index int) error {
 	if err := touch(source, []byte(m.Content), mode); err != nil {
 		return err
 	}
+	if err := makeFile(target); err != nil {
+		return err
+	}
 	if err := unix.Mount(source, target, "", unix.MS_BIND, ""); err != nil {
 		return err
 	}
 	return remount(target, unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC)
+}
+
+// makeFile is makeTarget for a file.
+func makeFile(target string) error {
+	var st unix.Stat_t
+	if unix.Stat(target, &st) == nil {
+		return nil
+	}
+	if err := os.MkdirAll(path.Dir(target), 0o755); err != nil {
+		return err
+	}
+	return touch(target, nil, 0o444)
 }
 
 func touch(name string, content []byte, mode uint32) error {

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/buntime/buntime/driver/guest/wire"
+	"github.com/buntime/buntime/driver/sandbox/seccomp"
 )
 
 // initName is the argv[0] of this binary as init: Serve reaps all children of
@@ -119,7 +120,12 @@ func newBox(tb testing.TB, change ...func(*Config)) *box {
 			tb.Fatal(err)
 		}
 	}
+	filter, err := seccomp.Program()
+	if err != nil {
+		tb.Fatal(err)
+	}
 	b.cfg = Config{
+		Seccomp: filter, Landlock: &wire.Landlock{Write: []string{root, "/tmp", "/dev/shm"}, Devices: []string{"/dev"}},
 		Bun: bun, Gate: filepath.Join(root, "gate.ts"), Workspace: b.workspace, MaxFiles: 4096,
 		Env: map[string]string{
 			"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": filepath.Join(root, "home"), "LANG": "C.UTF-8",

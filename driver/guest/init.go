@@ -37,17 +37,21 @@ func Init(ctx context.Context) error {
 		unix.CloseOnExec(fd)
 	}
 	status := os.NewFile(statusFD, "status")
+	defer status.Close()
 	cfg, l, err := boot()
+	if err == nil {
+		cfg.Ready = func() error {
+			if _, err := status.WriteString("ok\n"); err != nil {
+				return fmt.Errorf("tell that init serves: %w", err)
+			}
+			return status.Close()
+		}
+		err = Serve(ctx, cfg, l)
+	}
 	if err != nil {
-		_, _ = fmt.Fprintf(status, "%v\n", err) // where nobody listens, nobody is to be told
-		status.Close()
-		return err
+		_, _ = fmt.Fprintf(status, "%v\n", err) // where nobody listens any more, nobody is to be told
 	}
-	if _, err := status.WriteString("ok\n"); err != nil {
-		return fmt.Errorf("tell that init serves: %w", err)
-	}
-	status.Close()
-	return Serve(ctx, cfg, l)
+	return err
 }
 
 // boot makes the sandbox and returns what to serve, and where.
@@ -70,7 +74,8 @@ func boot() (Config, *net.UnixListener, error) {
 	}
 	return Config{
 		Env: b.Env, UID: b.UID, GID: b.GID, Bun: b.Bun, Gate: GatePath, Workspace: workspace,
-		MaxFiles: b.MaxFiles, Exit: os.NewFile(exitFD, "exit"),
+		MaxFiles: b.MaxFiles, Seccomp: b.Seccomp, Landlock: b.Landlock, Without: b.Without,
+		Exit: os.NewFile(exitFD, "exit"),
 	}, listener, nil
 }
 

@@ -36,6 +36,12 @@ type Config struct {
 	Workspace string
 	// MaxFiles is RLIMIT_NOFILE of every process.
 	MaxFiles uint64
+	// Seccomp, Landlock and Without are as Boot has them.
+	Seccomp  []byte
+	Landlock *wire.Landlock
+	Without  []string
+	// Ready, if not nil, is called once requests will be answered.
+	Ready func() error `json:"-"`
 	// Exit is where the end of the main process is written; nil where there
 	// will be none.
 	Exit *os.File
@@ -50,10 +56,11 @@ const (
 )
 
 type server struct {
-	cfg     Config
-	reaper  *reaper
-	null    *os.File
-	entries *entryNames
+	cfg      Config
+	reaper   *reaper
+	null     *os.File
+	entries  *entryNames
+	confined confinement
 	// stop ends Serve; nil is success.
 	stop context.CancelCauseFunc
 
@@ -78,8 +85,13 @@ func Serve(ctx context.Context, cfg Config, l *net.UnixListener) error {
 		return fmt.Errorf("open null device: %w", err)
 	}
 	defer null.Close()
+	confined, err := newConfinement(cfg.Seccomp, cfg.Landlock, cfg.Without)
+	if err != nil {
+		return err
+	}
+	defer confined.close()
 	s := &server{
-		cfg: cfg, reaper: newReaper(), null: null, stop: stop,
+		cfg: cfg, reaper: newReaper(), null: null, stop: stop, confined: confined,
 		entries: &entryNames{taken: make(map[string]bool)},
 		runners: make(map[string]*runner),
 		units:   make(map[string]*execution),
@@ -93,6 +105,11 @@ func Serve(ctx context.Context, cfg Config, l *net.UnixListener) error {
 	defer s.close()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
 	s.goDo(growDescriptors)
+	if cfg.Ready != nil {
+		if err := cfg.Ready(); err != nil {
+			return err
+		}
+	}
 	for {
 		c, err := l.AcceptUnix()
 		if err != nil {

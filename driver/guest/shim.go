@@ -7,12 +7,15 @@ import (
 	"errors"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/buntime/buntime/driver/guest/wire"
 )
 
 // ShimName is the argv[0] of init's binary as a shim: what a new process of the
@@ -23,6 +26,8 @@ const ShimName = "shim"
 const (
 	shimSpec   = 3 + iota // what to become (server.specFile)
 	shimStatus            // where a failure is told; closed by the exec
+	shimFilter            // the seccomp filter, a file; empty is none
+	shimRules             // the Landlock ruleset, if the spec says so
 	shimJoins             // the first of the files of cgroups to join, then the gate
 )
 
@@ -43,6 +48,8 @@ type spec struct {
 	uid, gid  int
 	maxFiles  uint64
 	tty, gate bool
+	rules     bool // there is a Landlock ruleset
+	without   []string
 	joins     int
 	dir       string
 	argv, env []string
@@ -67,7 +74,13 @@ func readSpec() (sp spec, err error) {
 		return n
 	}
 	sp = spec{uid: number(f[0]), gid: number(f[1]), maxFiles: uint64(number(f[2])), joins: number(f[4]), dir: f[5]}
-	sp.tty, sp.gate = strings.Contains(f[3], "t"), strings.Contains(f[3], "g")
+	sp.tty, sp.gate, sp.rules = strings.Contains(f[3], "t"), strings.Contains(f[3], "g"), strings.Contains(f[3], "l")
+	if strings.Contains(f[3], "P") {
+		sp.without = append(sp.without, wire.WithoutPrivileges)
+	}
+	if strings.Contains(f[3], "D") {
+		sp.without = append(sp.without, wire.WithoutDescriptors)
+	}
 	n := number(f[6])
 	if err != nil || n < 1 || 7+n > len(f) {
 		return sp, unix.EINVAL
@@ -100,8 +113,10 @@ func become() (step string, err error) {
 	if err := setLimits(sp.maxFiles); err != nil {
 		return "set limits", err
 	}
-	if step, err := dropPrivileges(sp.uid, sp.gid); err != nil {
-		return step, err
+	if !slices.Contains(sp.without, wire.WithoutPrivileges) {
+		if step, err := dropPrivileges(sp.uid, sp.gid); err != nil {
+			return step, err
+		}
 	}
 	if err := unix.Chdir(sp.dir); err != nil {
 		return "enter directory " + sp.dir, err
@@ -109,13 +124,24 @@ func become() (step string, err error) {
 	if err := resetSignals(); err != nil {
 		return "reset signals", err
 	}
-	if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return "close descriptors", err
+	if !slices.Contains(sp.without, wire.WithoutDescriptors) {
+		if err := unix.CloseRange(3, ^uint(0), unix.CLOSE_RANGE_CLOEXEC); err != nil {
+			return "close descriptors", err
+		}
 	}
 	if sp.gate {
 		if err := unix.Dup3(shimJoins+sp.joins, gateFD, 0); err != nil {
 			return "place gate", err
 		}
+	}
+	if sp.rules {
+		if err := restrict(shimRules); err != nil {
+			return "restrict with Landlock", err
+		}
+	}
+	// Last: of what comes before, the filter refuses some.
+	if err := installFilter(shimFilter); err != nil {
+		return "install seccomp filter", err
 	}
 	return "run " + sp.argv[0], execute(sp.argv, sp.env)
 }
@@ -132,7 +158,7 @@ func setLimits(maxFiles uint64) error {
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &lim); err != nil {
 		return err
 	}
-	return syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})
+	return syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{Cur: wire.CoreLimit, Max: wire.CoreLimit})
 }
 
 // dropPrivileges takes everything from the calling thread that sets init apart.

@@ -85,7 +85,11 @@ func (s *server) fork(c command, spec int, status *os.File) (*process, error) {
 		}
 		files = append(files, rawFD(f))
 	}
-	files = append(files, uintptr(spec), rawFD(status))
+	rules := s.confined.rules
+	if rules == nil {
+		rules = s.null
+	}
+	files = append(files, uintptr(spec), rawFD(status), rawFD(s.confined.filter), rawFD(rules))
 	for _, fd := range joins {
 		files = append(files, uintptr(fd))
 	}
@@ -112,6 +116,12 @@ func (s *server) specFile(c command) (fd int, err error) {
 	}
 	if c.gate != nil {
 		flags += "g"
+	}
+	if s.confined.rules != nil {
+		flags += "l"
+	}
+	for _, w := range s.confined.without {
+		flags += strings.ToUpper(w[:1])
 	}
 	fields := append([]string{
 		strconv.Itoa(s.cfg.UID), strconv.Itoa(s.cfg.GID), strconv.FormatUint(s.cfg.MaxFiles, 10),

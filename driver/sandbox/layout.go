@@ -53,7 +53,11 @@ func (s *Sandbox) layout(spec Spec, pid int) (wire.Boot, []*os.File, error) {
 	}
 	defer userns.Close()
 
-	root, err := detach(s.node.config.Rootfs, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, userns)
+	var readOnly uint64 = unix.MOUNT_ATTR_RDONLY
+	if s.node.without(LayerReadOnlyRoot) {
+		readOnly = 0
+	}
+	root, err := detach(s.node.config.Rootfs, readOnly|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, userns)
 	if err != nil {
 		return wire.Boot{}, files, err
 	}
@@ -62,7 +66,7 @@ func (s *Sandbox) layout(spec Spec, pid int) (wire.Boot, []*os.File, error) {
 		Hostname: spec.Hostname, UID: userID, GID: userID,
 		Bun: s.node.config.Bun, MaxFiles: uint64(spec.Files), Env: maps.Clone(environment),
 		Mounts: []wire.Mount{
-			{Type: "proc", Target: "/proc"},
+			s.procMount(),
 			{Type: "dev", Target: "/dev", Size: shmSize},
 			{Type: "tmpfs", Target: "/tmp", Size: tmpSize},
 			{Type: "tmpfs", Target: "/home/bun", Size: homeSize, Mode: 0o755, UID: userID},
@@ -71,6 +75,7 @@ func (s *Sandbox) layout(spec Spec, pid int) (wire.Boot, []*os.File, error) {
 			{Type: "file", Target: "/etc/resolv.conf", Content: s.resolvConf(spec)},
 		},
 	}
+	s.confine(&boot, spec)
 	maps.Copy(boot.Env, spec.Env)
 	give := func(target string, f *os.File) {
 		files = append(files, f)
@@ -89,6 +94,11 @@ func (s *Sandbox) layout(spec Spec, pid int) (wire.Boot, []*os.File, error) {
 		}
 		give(certFile, f)
 	}
+	boot.Mounts = append(boot.Mounts, told(spec)...)
+	if err := s.showCgroups(give); err != nil {
+		return boot, files, err
+	}
+	boot.Mounts = append(boot.Mounts, wire.Mount{Type: "fixed", Target: "/sys"})
 	for _, target := range slices.Sorted(maps.Keys(spec.Dirs)) {
 		f, err := detach(spec.Dirs[target], unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, userns)
 		if errors.Is(err, unix.EINVAL) { // a file system that maps no ids, such as tmpfs before Linux 6.3

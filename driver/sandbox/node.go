@@ -21,6 +21,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/buntime/buntime/driver/sandbox/network"
+	"github.com/buntime/buntime/driver/sandbox/seccomp"
 	"github.com/buntime/buntime/driver/sandbox/workspace"
 )
 
@@ -55,6 +56,9 @@ type Config struct {
 	// ReadyWorkspaces of ReadySize bytes are kept made in advance.
 	ReadyWorkspaces int
 	ReadySize       int64
+	// Without are layers to leave out. For tests of what each is worth; no
+	// configuration leads here.
+	Without []Layer
 }
 
 // Node starts and finds the sandboxes of one machine. Its methods may be
@@ -63,6 +67,7 @@ type Node struct {
 	config     Config
 	log        hclog.Logger
 	init       *os.File
+	filter     []byte // for seccomp
 	network    *network.Manager
 	workspaces *workspace.Manager
 
@@ -80,6 +85,9 @@ func Open(config Config, log hclog.Logger) (_ *Node, err error) {
 	n := &Node{config: config, log: log, boxes: make(map[int]*Sandbox)}
 	if err := os.MkdirAll(n.path("sandboxes"), 0o700); err != nil {
 		return nil, fmt.Errorf("create state directory: %w", err)
+	}
+	if n.filter, err = seccomp.Program(); err != nil {
+		return nil, err
 	}
 	if n.init, err = loadInit(config.Init); err != nil {
 		return nil, err

@@ -38,6 +38,9 @@ type Spec struct {
 	// that a process may have open.
 	Disk  int64
 	Files int64
+	// Image, if not nil, makes the workspace's image at a path where there is
+	// nothing: one that was a workspace before. Disk is its size at most.
+	Image func(ctx context.Context, path string) error
 	Env   map[string]string
 	// Dirs are host directories by where they appear in the sandbox, writable,
 	// with owners as they are on the host.
@@ -136,7 +139,12 @@ func (s *Sandbox) gather(ctx context.Context, spec Spec) error {
 		return nil
 	})
 	g.Go(func() (err error) {
-		if s.workspace, err = s.node.workspaces.Create(ctx, s.workspaceID(), spec.Disk); err != nil {
+		if spec.Image != nil {
+			s.workspace, err = s.node.workspaces.CreateFrom(ctx, s.workspaceID(), spec.Disk, spec.Image)
+		} else {
+			s.workspace, err = s.node.workspaces.Create(ctx, s.workspaceID(), spec.Disk)
+		}
+		if err != nil {
 			return fmt.Errorf("create workspace: %w", err)
 		}
 		return nil
@@ -176,6 +184,11 @@ func (s *Sandbox) boot(spec Spec) error {
 		return err
 	}
 	s.state.Pid = p.pid
+	// Where the plugin itself may leave no core at all, init could not raise it.
+	limit := unix.Rlimit{Cur: wire.CoreLimit, Max: wire.CoreLimit}
+	if err := unix.Prlimit(p.pid, unix.RLIMIT_CORE, &limit, nil); err != nil {
+		return errors.Join(fmt.Errorf("limit core files of init: %w", err), unix.Kill(p.pid, unix.SIGKILL))
+	}
 	if s.proc, err = watch(p.pid, filepath.Join(s.dir, "exit")); err != nil {
 		// Nothing else can end it once we return.
 		_ = unix.Kill(p.pid, unix.SIGKILL)
@@ -262,6 +275,18 @@ func (s *Sandbox) Dial(ctx context.Context) (*wire.Conn, error) {
 	}
 	return wire.NewConn(c.(*net.UnixConn)), nil
 }
+
+// Keep writes a small file that goes with the sandbox, for who serves it.
+func (s *Sandbox) Keep(name string, content []byte) error {
+	path := filepath.Join(s.dir, name)
+	if err := os.WriteFile(path+".new", content, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// Kept reads what Keep wrote, also in an earlier process.
+func (s *Sandbox) Kept(name string) ([]byte, error) { return os.ReadFile(filepath.Join(s.dir, name)) }
 
 // Done is closed when init has ended, and with it everything in the sandbox.
 func (s *Sandbox) Done() <-chan struct{} { return s.proc.done }

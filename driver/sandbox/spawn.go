@@ -21,6 +21,10 @@ import (
 	"github.com/buntime/buntime/driver/sandbox/cgroup"
 )
 
+// initFDs are the descriptors that a new init has, from 0 on. What it is run from
+// has to lie above: they are put into place before.
+const initFDs = 7
+
 // loadInit copies the init binary into sealed memory. Every sandbox runs this
 // one copy: what a sandbox reaches through /proc/1/exe is no file of the host
 // and cannot be written (the class of CVE-2019-5736).
@@ -37,6 +41,10 @@ func loadInit(path string) (*os.File, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("create memory file for init: %w", err)
+	}
+	defer unix.Close(fd)
+	if fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, initFDs); err != nil {
+		return nil, fmt.Errorf("move init's memory file: %w", err)
 	}
 	mem := os.NewFile(uintptr(fd), "buntime-init")
 	if _, err := io.Copy(mem, src); err != nil {

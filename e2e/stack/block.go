@@ -91,7 +91,7 @@ func lockBlock(n int) (*os.File, error) {
 
 // cleanTimeout is ample: what is left are some hundred processes, mounts and
 // interfaces at most.
-const cleanTimeout = 30 * time.Second
+const cleanTimeout = 3 * time.Minute
 
 // clean removes the stack that the block's last holder did not stop.
 func (b *block) clean(ctx context.Context) error {
@@ -100,7 +100,9 @@ func (b *block) clean(ctx context.Context) error {
 		return err
 	}
 	b.dir = strings.TrimSpace(string(text))
-	found := &debris{dir: b.dir, pool: b.pool(), table: b.table(), allocs: map[string]bool{}}
+	found := &debris{
+		dir: b.dir, pool: b.pool(), table: b.table(), bridge: b.bridge(), bridgeSubnet: b.bridgeSubnet(), allocs: map[string]bool{},
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, cleanTimeout, fmt.Errorf("not done within %s", cleanTimeout))
 	defer cancel()
 	if err := found.remove(ctx); err != nil {
@@ -147,6 +149,15 @@ func (b *block) release() {
 // pairs of addresses.
 func (b *block) pool() netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18 + byte(b.number/8), byte(b.number % 8 * 32), 0}), 19)
+}
+
+// bridge is the interface of Nomad's networks in mode "bridge".
+func (b *block) bridge() string { return fmt.Sprintf("nomad-e2e%d", b.number) }
+
+// bridgeSubnet is what allocations there have their addresses of, beside that
+// of a Nomad with the default settings.
+func (b *block) bridgeSubnet() netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 27, byte(b.number * 16), 0}), 20)
 }
 
 // table is the plugin's nft table for the pool.

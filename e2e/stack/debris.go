@@ -23,6 +23,9 @@ type debris struct {
 	pool   netip.Prefix
 	allocs map[string]bool
 	table  string // name of the plugin's nft table
+	// bridge is that of Nomad's networks in mode "bridge".
+	bridge       string
+	bridgeSubnet netip.Prefix
 	// running says that the servers are to be there, so that only what belongs
 	// to allocations counts.
 	running bool
@@ -42,7 +45,7 @@ func (d *debris) find() ([]item, error) {
 	maps.Copy(d.allocs, allocIDs(d.dir))
 	var all []item
 	for _, look := range []func() ([]item, error){
-		d.processes, d.mounts, d.loops, d.cgroups, d.links, d.tables,
+		d.processes, d.mounts, d.loops, d.cgroups, d.links, d.bridges, d.tables,
 	} {
 		items, err := look()
 		if err != nil {
@@ -110,7 +113,10 @@ func texts(items []item) []string {
 }
 
 func (s *Stack) debris() *debris {
-	return &debris{dir: s.Dir, pool: s.block.pool(), table: s.block.table(), allocs: s.allocs, running: s.client.alive()}
+	return &debris{
+		dir: s.Dir, pool: s.block.pool(), table: s.block.table(), bridge: s.block.bridge(), bridgeSubnet: s.block.bridgeSubnet(),
+		allocs: s.allocs, running: s.client.alive(),
+	}
 }
 
 // allocIDs gives the ids of the allocations that a stack's client or driver

@@ -30,6 +30,7 @@ func (s *Stack) startFrontend(ctx context.Context) error {
 		"consul":         map[string]any{"address": s.ConsulAddr},
 		"node_secret":    s.NodeSecret,
 		"keys":           s.Keys,
+		"store":          map[string]any{"dir": s.storeDir()},
 	}
 	maps.Copy(config, s.options.Frontend)
 	if _, err := s.writeJSON(frontendConfig, config); err != nil {

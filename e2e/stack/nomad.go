@@ -39,6 +39,11 @@ type agent struct {
 	PluginDir, Rootfs, Init, StateDir string
 	NodeSecret                        string
 	Pool                              netip.Prefix
+	StoreDir                          string
+
+	IdleAfter, SleepAfter, CheckpointEvery time.Duration
+	CNI, Bridge                            string
+	BridgeSubnet                           netip.Prefix
 }
 
 // startServer starts the Nomad server and waits until it leads its cluster
@@ -80,6 +85,11 @@ func (s *Stack) startClient(ctx context.Context) error {
 	agent.StateDir = filepath.Join(s.Dir, "driver")
 	agent.NodeSecret = s.NodeSecret
 	agent.Pool = s.block.pool()
+	agent.StoreDir = s.storeDir()
+	agent.IdleAfter = cmp.Or(s.options.IdleAfter, 5*time.Minute)
+	agent.SleepAfter = cmp.Or(s.options.SleepAfter, 30*time.Minute)
+	agent.CheckpointEvery = cmp.Or(s.options.CheckpointEvery, time.Minute)
+	agent.CNI, agent.Bridge, agent.BridgeSubnet = s.tools.cni, s.block.bridge(), s.block.bridgeSubnet()
 	if err := s.writeAgent(agent); err != nil {
 		return err
 	}

@@ -53,6 +53,8 @@ type Options struct {
 	// Frontend are more settings of the front-end, by their name in its
 	// configuration file.
 	Frontend map[string]any
+	// IdleAfter, SleepAfter and CheckpointEvery are the plugin's. Default: its own.
+	IdleAfter, SleepAfter, CheckpointEvery time.Duration
 	// NomadLogLevel of the agents and the plugin. Default INFO.
 	NomadLogLevel string
 	// Progress is told of each part that is up, maybe of two at the same time.
@@ -89,6 +91,9 @@ type Stack struct {
 	ports      ports
 	clientAddr string // URL of the client agent
 }
+
+// storeDir is where snapshots of sessions go.
+func (s *Stack) storeDir() string { return filepath.Join(s.Dir, "store") }
 
 // readyTimeout bounds the start of each part. None takes over 3 s on a machine
 // with two cores that does nothing else.

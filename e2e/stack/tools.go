@@ -21,6 +21,7 @@ type tools struct {
 	init          string // buntime-init
 	frontend      string // binary
 	rootfs        string // directory
+	cni           string // folder with CNI's plugins
 }
 
 // pluginName is the file name of the driver plugin; Nomad finds the plugin's
@@ -50,6 +51,7 @@ func findTools(ctx context.Context) (tools, error) {
 	}{
 		{&t.nomad, []string{"e2e/tools/get", "nomad"}},
 		{&t.consul, []string{"e2e/tools/get", "consul"}},
+		{&t.cni, []string{"e2e/tools/get", "cni"}},
 		{&bun, []string{"e2e/tools/get", "bun"}},
 		{&t.rootfs, []string{"driver/sandbox/rootfs/build", ""}},
 	} {

@@ -6,6 +6,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -265,6 +266,15 @@ func (s *Server) kill(ctx context.Context, in *killInput) (*raw, error) {
 	}
 	if r.PID != nil && *r.PID < 1 {
 		return nil, frontend.Invalid("pid", "pid is a positive number, not %d", *r.PID)
+	}
+	// It has no processes, and stays asleep.
+	if asleep, err := s.Sessions.Asleep(ctx, caller(ctx).Account, r.SessionID); err != nil {
+		return nil, err
+	} else if asleep {
+		return &raw{func(hc huma.Context) {
+			hc.SetHeader("Content-Type", "application/json")
+			_, _ = io.WriteString(hc.BodyWriter(), `{"killed":0,"pids":[]}`) // a client that is gone needs no answer
+		}}, nil
 	}
 	body, err := json.Marshal(struct {
 		PID    *int    `json:"pid,omitzero"`

@@ -72,6 +72,11 @@ func (s *Server) send(ctx context.Context, id string, r node.Request) (*http.Res
 			return nil, err
 		}
 		s.Sessions.Forget(id)
+		if again {
+			if merr := s.Sessions.Moved(ctx, sess); merr != nil {
+				return nil, merr
+			}
+		}
 		if !again || time.Since(begin)+pause > s.NodeWait {
 			return nil, fmt.Errorf("%w; %w", noNode(lost), err)
 		}

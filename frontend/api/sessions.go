@@ -7,6 +7,7 @@ import (
 	"context"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -38,6 +39,12 @@ func (s *Server) sessionRoutes(api huma.API) {
 		OperationID: "deleteSession", Method: http.MethodDelete, Path: "/sessions/{id}", Tags: []string{"sessions"},
 		Summary: "Delete a session at once and for good", Errors: []int{http.StatusNotFound},
 	}, within(sessionTimeout, s.delete))
+	add(api, huma.Operation{
+		OperationID: "sleepSession", Method: http.MethodPost, Path: "/sessions/{id}/sleep", Tags: []string{"sessions"},
+		Summary:     "Put a session to rest",
+		Description: "Answers once the session is there. While something runs in it that is refused, unless force is set.",
+		Errors:      []int{http.StatusNotFound, http.StatusConflict},
+	}, within(restTimeout, s.sleep))
 }
 
 type createInput struct {
@@ -73,7 +80,8 @@ func (s *Server) get(ctx context.Context, in *getInput) (*getOutput, error) {
 	v := Session{
 		Summary:    s.summary(sess),
 		FilesCount: info.FilesCount, ActiveProcesses: info.ActiveProcesses,
-		Usage: info.Usage, AwakeBecause: info.AwakeBecause,
+		Usage: info.Usage, AwakeBecause: info.AwakeBecause, NextTransition: transition(info.NextTransition),
+		Durability: info.Durability,
 	}
 	v.State, v.LastActive = info.State, Time(info.LastActive)
 	return &getOutput{v}, nil
@@ -145,4 +153,36 @@ func (s *Server) summary(sess *frontend.Session) Summary {
 
 func (s *Server) previewURL(id string) string {
 	return s.PreviewScheme + "://" + frontend.Label(id) + "." + s.PreviewDomain
+}
+
+// restTimeout is longer than for other session operations: a workspace goes to the
+// store first.
+const restTimeout = 2 * time.Minute
+
+// sleepRequest is the body of POST /sessions/{id}/sleep.
+type sleepRequest struct {
+	State frontend.State `json:"state" enum:"idle,deep-sleep"`
+	Force bool           `json:"force,omitzero" doc:"Interrupt what runs."`
+}
+
+type sleepInput struct {
+	ID string `path:"id" doc:"The session's id."`
+	JSON[sleepRequest]
+}
+
+type sleepOutput struct{ Body Rested }
+
+func (s *Server) sleep(ctx context.Context, in *sleepInput) (*sleepOutput, error) {
+	sess, err := s.Sessions.Sleep(ctx, caller(ctx).Account, in.ID, in.value.State, in.value.Force)
+	if err != nil {
+		return nil, err
+	}
+	return &sleepOutput{Rested{sess.ID, in.value.State}}, nil
+}
+
+func transition(t *frontend.Transition) *Transition {
+	if t == nil {
+		return nil
+	}
+	return &Transition{To: t.To, At: Time(t.At)}
 }

@@ -112,10 +112,24 @@ type Summary struct {
 // Session is the answer of GET /sessions/{id}.
 type Session struct {
 	Summary
-	FilesCount      int            `json:"filesCount" doc:"Files in the workspace."`
-	ActiveProcesses int            `json:"activeProcesses"`
-	Usage           frontend.Usage `json:"usage"`
-	AwakeBecause    []string       `json:"awakeBecause" nullable:"false" doc:"What keeps the session from becoming idle now."`
+	FilesCount      int                  `json:"filesCount" doc:"Files in the workspace."`
+	ActiveProcesses int                  `json:"activeProcesses"`
+	Usage           frontend.Usage       `json:"usage"`
+	AwakeBecause    []string             `json:"awakeBecause" nullable:"false" doc:"What keeps the session from becoming idle now."`
+	NextTransition  *Transition          `json:"nextTransition,omitempty" doc:"The change of state that comes by itself, if nothing happens before."`
+	Durability      *frontend.Durability `json:"durability,omitempty" doc:"What would survive the session's node."`
+}
+
+// Rested is the answer of POST /sessions/{id}/sleep.
+type Rested struct {
+	SessionID string         `json:"sessionId"`
+	State     frontend.State `json:"state" enum:"idle,deep-sleep"`
+}
+
+// Transition is a change of a session's state.
+type Transition struct {
+	To string `json:"to" enum:"idle,deep-sleep,expired"`
+	At Time   `json:"at"`
 }
 
 // Sessions is the answer of GET /sessions.

@@ -6,6 +6,7 @@ package consul
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -70,11 +71,83 @@ func (s *Store) Claims(ctx context.Context) ([]string, error) {
 
 // DropClaims implements frontend.Store.
 func (s *Store) DropClaims(ctx context.Context, id string) error {
-	_, err := s.client.KV().DeleteTree(claim.Folder(s.prefix, id), new(api.WriteOptions).WithContext(ctx))
+	ops := api.KVTxnOps{
+		{Verb: api.KVDelete, Key: claim.DataKey(s.prefix, id)}, // first: without it the rest is noise
+		{Verb: api.KVDeleteTree, Key: claim.RestFolder(s.prefix, id)},
+		{Verb: api.KVDeleteTree, Key: claim.Folder(s.prefix, id)},
+	}
+	ok, answer, _, err := s.client.KV().Txn(ops, new(api.QueryOptions).WithContext(ctx))
+	if err == nil && !ok {
+		err = fmt.Errorf("transaction refused: %v", answer.Errors)
+	}
 	if err != nil {
 		return unavailable(err, "delete claims of %s", id)
 	}
 	return nil
+}
+
+// Rest implements frontend.Store.
+func (s *Store) Rest(ctx context.Context, id string, epoch uint64) (claim.Rest, error) {
+	rest, _, err := s.rest(ctx, id, epoch)
+	return rest, err
+}
+
+func (s *Store) rest(ctx context.Context, id string, epoch uint64) (rest claim.Rest, version uint64, err error) {
+	pair, _, err := s.client.KV().Get(claim.RestKey(s.prefix, id, epoch), new(api.QueryOptions).WithContext(ctx))
+	if err != nil {
+		return rest, 0, unavailable(err, "read rest of %s", id)
+	}
+	if pair == nil {
+		return rest, 0, fmt.Errorf("read rest of %s for epoch %d: %w", id, epoch, frontend.ErrNotFound)
+	}
+	if err := json.Unmarshal(pair.Value, &rest); err != nil {
+		return rest, 0, fmt.Errorf("decode %s: %w", pair.Key, err)
+	}
+	return rest, pair.ModifyIndex, nil
+}
+
+// Seal implements frontend.Store.
+func (s *Store) Seal(ctx context.Context, id string, epoch uint64) (claim.Rest, error) {
+	for {
+		rest, version, err := s.rest(ctx, id, epoch)
+		if err != nil && !errors.Is(err, frontend.ErrNotFound) {
+			return rest, err
+		}
+		if rest.Over() {
+			return rest, nil
+		}
+		rest.Session, rest.Epoch, rest.Sealed = id, epoch, true
+		value, err := encode(rest)
+		if err != nil {
+			return rest, fmt.Errorf("encode rest of %s: %w", id, err)
+		}
+		pair := &api.KVPair{Key: claim.RestKey(s.prefix, id, epoch), Value: value, ModifyIndex: version}
+		ok, _, err := s.client.KV().CAS(pair, new(api.WriteOptions).WithContext(ctx))
+		if err != nil {
+			return rest, unavailable(err, "seal epoch %d of %s", epoch, id)
+		}
+		if ok {
+			return rest, nil
+		} // else the node came first: look again
+	}
+}
+
+// Kept implements frontend.Store.
+func (s *Store) Kept(ctx context.Context, id string) (bool, error) {
+	pairs, err := s.list(ctx, claim.RestFolder(s.prefix, id))
+	if err != nil {
+		return false, err
+	}
+	for _, pair := range pairs {
+		var rest claim.Rest
+		if err := json.Unmarshal(pair.Value, &rest); err != nil {
+			return false, fmt.Errorf("decode %s: %w", pair.Key, err)
+		}
+		if !rest.Snapshot.IsZero() {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 func decodeClaim(pair *api.KVPair) (claim.Claim, error) {

@@ -19,8 +19,8 @@ import (
 
 const prefix = "test"
 
-// stack is a Store on a real Consul, and a node's way to claim there.
-func stack(t testing.TB) (*consul.Store, func(c claim.Claim) error) {
+// stack is a Store on a real Consul, and a node's ways to claim and to note there.
+func stack(t testing.TB) (*consul.Store, func(c claim.Claim) error, func(r claim.Rest) error) {
 	address := testserver.Consul(t)
 	store, err := consul.NewStore(consul.Config{Address: address, Prefix: prefix})
 	if err != nil {
@@ -31,21 +31,28 @@ func stack(t testing.TB) (*consul.Store, func(c claim.Claim) error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return store, func(c claim.Claim) error {
-		value, err := json.Marshal(c)
+	put := func(key string, v any) error {
+		value, err := json.Marshal(v)
 		if err != nil {
 			return err
 		}
-		_, _, err = node.KV().CAS(&api.KVPair{Key: claim.Key(prefix, c.Session, c.Epoch), Value: value}, nil)
+		_, _, err = node.KV().CAS(&api.KVPair{Key: key, Value: value}, nil)
 		return err
 	}
+	return store,
+		func(c claim.Claim) error { return put(claim.Key(prefix, c.Session, c.Epoch), c) },
+		func(r claim.Rest) error { return put(claim.RestKey(prefix, r.Session, r.Epoch), r) }
 }
 
 func TestStore(t *testing.T) {
-	store, put := stack(t)
+	store, put, note := stack(t)
 	t.Run("suite", func(t *testing.T) {
 		frontendtest.TestStore(t, store, func(t *testing.T, c claim.Claim) {
 			if err := put(c); err != nil {
+				t.Fatal(err)
+			}
+		}, func(t *testing.T, r claim.Rest) {
+			if err := note(r); err != nil {
 				t.Fatal(err)
 			}
 		})
@@ -72,7 +79,7 @@ func TestNobodyThere(t *testing.T) {
 // BenchmarkCreate is what a create asks of Consul; BenchmarkWait is how long
 // after a claim its waiter knows.
 func BenchmarkCreate(b *testing.B) {
-	store, _ := stack(b)
+	store, _, _ := stack(b)
 	for b.Loop() {
 		if err := store.Create(b.Context(), frontendtest.Session("bench")); err != nil {
 			b.Fatal(err)
@@ -81,7 +88,7 @@ func BenchmarkCreate(b *testing.B) {
 }
 
 func BenchmarkGet(b *testing.B) {
-	store, _ := stack(b)
+	store, _, _ := stack(b)
 	r := frontendtest.Session("bench")
 	if err := store.Create(b.Context(), r); err != nil {
 		b.Fatal(err)
@@ -94,7 +101,7 @@ func BenchmarkGet(b *testing.B) {
 }
 
 func BenchmarkWait(b *testing.B) {
-	store, put := stack(b)
+	store, put, _ := stack(b)
 	var sum time.Duration
 	for b.Loop() {
 		r := frontendtest.Session("bench")

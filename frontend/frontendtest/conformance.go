@@ -15,13 +15,14 @@ import (
 	"time"
 
 	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/snapshot"
 	"github.com/buntime/buntime/frontend"
 )
 
-// TestStore is what every Store must pass. put is what nodes do: it stores a
-// claim if its epoch has none.
-func TestStore(t *testing.T, store frontend.Store, put func(t *testing.T, c claim.Claim)) {
-	s := suite{store, put}
+// TestStore is what every Store must pass. put and note are what nodes do: to store
+// a claim if its epoch has none, and a rest.
+func TestStore(t *testing.T, store frontend.Store, put func(t *testing.T, c claim.Claim), note func(t *testing.T, r claim.Rest)) {
+	s := suite{store, put, note}
 	for name, test := range map[string]func(*testing.T, context.Context){
 		"create":        s.create,
 		"update":        s.update,
@@ -31,6 +32,7 @@ func TestStore(t *testing.T, store frontend.Store, put func(t *testing.T, c clai
 		"many":          s.many,
 		"all":           s.all,
 		"claims":        s.claims,
+		"rests":         s.rests,
 		"wait":          s.wait,
 		"wait has ends": s.waitEnds,
 		"many waits":    s.manyWaits,
@@ -48,6 +50,7 @@ func TestStore(t *testing.T, store frontend.Store, put func(t *testing.T, c clai
 type suite struct {
 	store frontend.Store
 	put   func(t *testing.T, c claim.Claim)
+	note  func(t *testing.T, r claim.Rest)
 }
 
 // Session is a record with something in every field.
@@ -270,6 +273,52 @@ func (s *suite) claims(t *testing.T, ctx context.Context) {
 	if n := listed(); n != 0 {
 		t.Errorf("dropped claims are listed %d times", n)
 	}
+}
+
+// rests: what a node has noted stands, also sealed, and goes with the claims.
+func (s *suite) rests(t *testing.T, ctx context.Context) {
+	id := frontend.NewID()
+	_, err := s.store.Rest(ctx, id, 1)
+	wants(t, "no rest", err, frontend.ErrNotFound)
+	kept := func(want bool) {
+		t.Helper()
+		if got, err := s.store.Kept(ctx, id); err != nil || got != want {
+			t.Errorf("kept %t, %v, want %t", got, err, want)
+		}
+	}
+	kept(false)
+	noted := claim.Rest{
+		Session: id, Epoch: 1, Alloc: "alloc", Files: 3,
+		Snapshot: snapshot.Pointer{Epoch: 1, Serial: 2, Attempt: "a", Digest: "d", Taken: time.Now().UTC().Truncate(time.Second)},
+	}
+	s.note(t, noted)
+	if got, err := s.store.Rest(ctx, id, 1); err != nil || !reflect.DeepEqual(got, noted) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	kept(true)
+	sealed, err := s.store.Seal(ctx, id, 1)
+	noted.Sealed = true
+	if err != nil || !reflect.DeepEqual(sealed, noted) {
+		t.Errorf("sealed %+v, %v", sealed, err)
+	}
+	if got, err := s.store.Rest(ctx, id, 1); err != nil || !got.Sealed {
+		t.Errorf("%+v, %v", got, err)
+	}
+	// Of an epoch in which nothing was noted too: a late node has to meet it.
+	if got, err := s.store.Seal(ctx, id, 2); err != nil || !got.Sealed || !got.Snapshot.IsZero() {
+		t.Errorf("sealed %+v, %v", got, err)
+	}
+	asleep := claim.Rest{Session: id, Epoch: 3, Snapshot: noted.Snapshot, Asleep: true}
+	s.note(t, asleep)
+	if got, err := s.store.Seal(ctx, id, 3); err != nil || got.Sealed || !got.Asleep {
+		t.Errorf("a session that sleeps was sealed: %+v, %v", got, err)
+	}
+	if err := s.store.DropClaims(ctx, id); err != nil {
+		t.Error(err)
+	}
+	kept(false)
+	_, err = s.store.Rest(ctx, id, 1)
+	wants(t, "rest after drop", err, frontend.ErrNotFound)
 }
 
 // wait: the claim comes before the wait, or during it, with and without a hint.

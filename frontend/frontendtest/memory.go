@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -29,6 +30,7 @@ type Store struct {
 	index   uint64
 	records map[string]record
 	claims  map[string]map[uint64]claim.Claim
+	rests   map[string]map[uint64]claim.Rest
 	changed chan struct{} // closed and replaced with every claim
 }
 
@@ -270,7 +272,60 @@ func (s *Store) DropClaims(ctx context.Context, id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.claims, id)
+	delete(s.rests, id)
 	return nil
+}
+
+// PutRest is what a node notes.
+func (s *Store) PutRest(r claim.Rest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.rests == nil {
+		s.rests = map[string]map[uint64]claim.Rest{}
+	}
+	if s.rests[r.Session] == nil {
+		s.rests[r.Session] = map[uint64]claim.Rest{}
+	}
+	s.rests[r.Session][r.Epoch] = r
+}
+
+// Rest implements frontend.Store.
+func (s *Store) Rest(ctx context.Context, id string, epoch uint64) (claim.Rest, error) {
+	if err := s.enter(ctx, "Rest"); err != nil {
+		return claim.Rest{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if r, ok := s.rests[id][epoch]; ok {
+		return r, nil
+	}
+	return claim.Rest{}, frontend.ErrNotFound
+}
+
+// Seal implements frontend.Store.
+func (s *Store) Seal(ctx context.Context, id string, epoch uint64) (claim.Rest, error) {
+	r, err := s.Rest(ctx, id, epoch)
+	if err != nil && !errors.Is(err, frontend.ErrNotFound) || r.Over() {
+		return r, err
+	}
+	r.Session, r.Epoch, r.Sealed = id, epoch, true
+	s.PutRest(r)
+	return r, nil
+}
+
+// Kept implements frontend.Store.
+func (s *Store) Kept(ctx context.Context, id string) (bool, error) {
+	if err := s.enter(ctx, "Kept"); err != nil {
+		return false, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, r := range s.rests[id] {
+		if !r.Snapshot.IsZero() {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // Ready implements frontend.Store.

@@ -12,5 +12,6 @@ import (
 
 func TestMemory(t *testing.T) {
 	store := frontendtest.NewStore()
-	frontendtest.TestStore(t, store, func(_ *testing.T, c claim.Claim) { store.PutClaim(c) })
+	frontendtest.TestStore(t, store, func(_ *testing.T, c claim.Claim) { store.PutClaim(c) },
+		func(_ *testing.T, r claim.Rest) { store.PutRest(r) })
 }

@@ -90,6 +90,17 @@ func (s *Scheduler) Jobs(context.Context) ([]frontend.Job, error) {
 	return out, nil
 }
 
+// Lost implements frontend.Scheduler.
+func (s *Scheduler) Lost(_ context.Context, id string) (bool, error) {
+	if err := s.enter("Lost"); err != nil {
+		return false, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	dead, ok := s.jobs[id]
+	return dead || !ok, nil
+}
+
 // Explain implements frontend.Scheduler.
 func (s *Scheduler) Explain(context.Context, string) string { return "it is a stand-in" }
 

@@ -148,3 +148,33 @@ func (c *Client) Info(ctx context.Context, s *frontend.Session) (frontend.Info, 
 	}
 	return info, nil
 }
+
+// Sleep implements frontend.Node.
+func (c *Client) Sleep(ctx context.Context, s *frontend.Session, state frontend.State, force bool) error {
+	body, err := json.Marshal(map[string]any{"state": state, "force": force})
+	if err != nil {
+		return fmt.Errorf("encode sleep: %w", err)
+	}
+	res, err := c.Do(ctx, s, Request{Method: http.MethodPost, Path: "/v1/sleep", Body: body})
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	if err != nil {
+		return fmt.Errorf("read answer of sleep of %s: %w", s.ID, err)
+	}
+	if res.StatusCode == http.StatusOK {
+		return nil
+	}
+	var failure struct {
+		Error *frontend.Error `json:"error"`
+	}
+	if err := json.Unmarshal(text, &failure); err != nil || failure.Error == nil {
+		return fmt.Errorf("sleep of %s: status %d: %.200s", s.ID, res.StatusCode, text)
+	}
+	if res.Header.Get("Retry-After") != "" {
+		failure.Error.RetryAfter = time.Second
+	}
+	return failure.Error
+}

@@ -156,6 +156,30 @@ func (s *Scheduler) Jobs(ctx context.Context) ([]frontend.Job, error) {
 	}
 }
 
+// Lost implements frontend.Scheduler.
+func (s *Scheduler) Lost(ctx context.Context, id string) (bool, error) {
+	job := frontend.Label(id)
+	allocs, _, err := s.client.Jobs().Allocations(job, true, new(api.QueryOptions).WithContext(ctx))
+	if err != nil {
+		return false, unavailable(err, "list allocations of job %s", job)
+	}
+	for _, alloc := range allocs {
+		switch alloc.ClientStatus {
+		case api.AllocClientStatusPending, api.AllocClientStatusRunning:
+			return false, nil
+		}
+	}
+	// Without any, the job is gone, or about to be placed.
+	if len(allocs) == 0 {
+		_, _, err := s.client.Jobs().Info(job, new(api.QueryOptions).WithContext(ctx))
+		if err != nil && !isNotFound(err) {
+			return false, unavailable(err, "look at job %s", job)
+		}
+		return err != nil, nil
+	}
+	return true, nil
+}
+
 // Explain implements frontend.Scheduler.
 func (s *Scheduler) Explain(ctx context.Context, id string) string {
 	job := frontend.Label(id)

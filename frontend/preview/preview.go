@@ -148,6 +148,9 @@ func (h *Handler) dial(ctx context.Context, network, addr string) (net.Conn, err
 			return conn, nil
 		}
 		h.sessions.Forget(id)
+		if err := h.sessions.Moved(ctx, sess); err != nil {
+			return nil, err
+		}
 		if time.Since(begin)+pause > h.NodeWait {
 			h.log.Warn("node does not answer for preview", "session", id, "err", err)
 			return nil, frontend.Unavailable("the session's node does not answer at the moment; try again")

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/buntime/buntime/driver/snapshot/backend"
 	"github.com/buntime/buntime/frontend/api"
 	"github.com/buntime/buntime/frontend/consul"
 	"github.com/buntime/buntime/frontend/nomad"
@@ -40,6 +41,10 @@ type Config struct {
 	// environment's BUNTIME_NODE_SECRET.
 	NodeSecret string          `json:"node_secret"`
 	Keys       []api.KeyConfig `json:"keys"`
+
+	// Store is where the nodes put snapshots; it has to be the same. Without it what
+	// is stored of a session that has ended waits for its own expiry.
+	Store backend.Config `json:"store"`
 
 	// ReapInterval is how often what has no owner is looked for. Default 10 s.
 	ReapInterval Duration `json:"reap_interval"`
@@ -110,6 +115,8 @@ func parse(text []byte, env func(string) string) (Config, error) {
 		return c, fmt.Errorf("preview_scheme %q is neither http nor https", c.PreviewScheme)
 	case len(c.NodeSecret) < 16:
 		return c, errors.New("node_secret (or BUNTIME_NODE_SECRET) is missing or shorter than 16 characters")
+	case c.Store.Check() != nil:
+		return c, c.Store.Check()
 	case len(c.Keys) == 0:
 		return c, errors.New("keys has no key, so that nobody could call the API")
 	}

@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/buntime/buntime/driver/snapshot"
+	"github.com/buntime/buntime/driver/snapshot/backend"
 	"github.com/buntime/buntime/frontend"
 	"github.com/buntime/buntime/frontend/api"
 	"github.com/buntime/buntime/frontend/consul"
@@ -31,6 +33,8 @@ type parts struct {
 	nodes     *node.Client
 	sessions  *frontend.Service
 	handler   *preview.Handler
+	// closeStore lets go of the object store; nil where there is none.
+	closeStore func() error
 }
 
 func assemble(c Config, log *slog.Logger) (*parts, error) {
@@ -43,6 +47,18 @@ func assemble(c Config, log *slog.Logger) (*parts, error) {
 		return nil, err
 	}
 	p.sessions = frontend.NewService(p.store, p.scheduler, p.nodes, log)
+	if c.Store.Named() {
+		objects, closer, err := backend.Open(c.Store)
+		if err != nil {
+			return nil, err
+		}
+		p.closeStore = closer
+		repository, err := snapshot.New(objects, snapshot.Config{})
+		if err != nil {
+			return nil, errors.Join(err, closer())
+		}
+		p.sessions.Objects = repository
+	}
 	p.sessions.ReapInterval = time.Duration(c.ReapInterval)
 	keys, err := api.NewKeyring(c.Keys)
 	if err != nil {
@@ -63,6 +79,9 @@ func assemble(c Config, log *slog.Logger) (*parts, error) {
 
 func (p *parts) close() {
 	p.sessions.Close()
+	if p.closeStore != nil {
+		_ = p.closeStore() // nothing is written through it
+	}
 	p.handler.Close()
 	p.nodes.Close()
 	p.scheduler.Close()

@@ -219,13 +219,51 @@ type Boot struct {
 	Bun string `json:"bun"`
 	// MaxFiles is RLIMIT_NOFILE of every process but init.
 	MaxFiles uint64 `json:"maxFiles"`
+	// Seccomp is the filter of every process but init, an array of struct
+	// sock_filter; empty is none.
+	Seccomp []byte `json:"seccomp,omitempty"`
+	// Landlock confines every process but init, where the kernel has it; nil does
+	// not.
+	Landlock *Landlock `json:"landlock,omitempty"`
+	// Without names defences of the shim's to leave out, for tests of what each is
+	// worth.
+	Without []string `json:"without,omitempty"`
 }
+
+// Landlock says what a process may do by path, whatever mounts and permissions
+// say besides. It may read and execute everything.
+type Landlock struct {
+	// Write are the paths below which it may do anything.
+	Write []string `json:"write"`
+	// Devices are the paths below which it may write to and control what exists.
+	Devices []string `json:"devices"`
+	// Abstract sockets of others than the process's own kind are out of reach: for
+	// a network namespace that is not the sandbox's own.
+	Abstract bool `json:"abstract,omitempty"`
+}
+
+// CoreLimit, RLIMIT_CORE of all processes in bytes, is too small for a core file,
+// and the one value that also keeps the kernel from starting a handler where
+// core_pattern names one (core(5)): that would be the host's, run as the host's
+// root, fed with what a program of the session's left behind. The seccomp filter
+// refuses to change it.
+const CoreLimit = 1
+
+// What Boot.Without may name.
+const (
+	// WithoutPrivileges leaves code the ids and capabilities of init, and execs
+	// that gain some.
+	WithoutPrivileges = "privileges"
+	// WithoutDescriptors leaves code the descriptors of the shim.
+	WithoutDescriptors = "descriptors"
+)
 
 // Mount is one mount that init makes.
 type Mount struct {
 	// Type is "fd" (move the detached mount FD, an index into the frame's
 	// descriptors, here), "tmpfs", "proc", "dev" (a minimal /dev with pts, shm
-	// and mqueue), or "file" (a read-only file with Content).
+	// and mqueue), "file" (a read-only file with Content), or "fixed" (makes what
+	// is mounted there already read-only).
 	Type string `json:"type"`
 	// Target is absolute, inside the root. It exists in the root or in an
 	// earlier mount, or init makes it where it can.
@@ -238,4 +276,9 @@ type Mount struct {
 	ReadOnly bool   `json:"readOnly,omitempty"`
 	NoExec   bool   `json:"noExec,omitempty"`
 	Content  string `json:"content,omitempty"`
+	// Masked and Fixed are entries of a proc, without the leading slash: what is
+	// covered with nothing, and what is read-only. One that the kernel lacks is
+	// passed over.
+	Masked []string `json:"masked,omitempty"`
+	Fixed  []string `json:"fixed,omitempty"`
 }

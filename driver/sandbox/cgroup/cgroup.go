@@ -154,6 +154,23 @@ func groupAt(lay *layout, scope Scope) *Group {
 func (g *Group) init(i int) string    { return filepath.Join(g.dirs[i], initDir) }
 func (g *Group) session(i int) string { return filepath.Join(g.dirs[i], sessionDir) }
 
+// Views are the directories whose files tell the sandbox of its limits and its
+// use, by their path below its /sys/fs/cgroup.
+func (g *Group) Views() map[string]string {
+	if g.lay.version == V2 {
+		return map[string]string{"": g.session(0)}
+	}
+	views := make(map[string]string)
+	for i, h := range g.lay.hierarchies {
+		views[filepath.Base(h.mount)] = g.session(i)
+		// Controllers that are mounted together are found by each name as well.
+		for _, c := range h.controllers {
+			views[c] = g.session(i)
+		}
+	}
+	return views
+}
+
 // validID keeps execution ids apart from the kernel's own file names, which all
 // have a dot or are these two words of v1.
 var validID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)

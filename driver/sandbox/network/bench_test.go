@@ -6,6 +6,7 @@ package network
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"sync"
 	"testing"
@@ -34,6 +35,18 @@ func (l *timings) report(b *testing.B) {
 	b.ReportMetric(ms(l.all[len(l.all)*99/100]), "ms-p99")
 }
 
+// reportAs is report for one of several in a benchmark.
+func (l *timings) reportAs(b *testing.B, name string) {
+	slices.Sort(l.all)
+	b.ReportMetric(l.median(), name+"-ms-p50")
+	b.ReportMetric(float64(l.all[len(l.all)*99/100])/float64(time.Millisecond), name+"-ms-p99")
+}
+
+func (l *timings) median() float64 {
+	slices.Sort(l.all)
+	return float64(l.all[len(l.all)/2]) / float64(time.Millisecond)
+}
+
 func mustCreate(b *testing.B, m *Manager, slot int) *Network {
 	n, err := m.Create(context.Background(), slot, Policy{Mode: ModeInternet})
 	if err != nil {
@@ -60,6 +73,114 @@ func BenchmarkCreate(b *testing.B) {
 			}
 			create.report(b)
 		})
+	}
+}
+
+// BenchmarkCreateByMode makes a sandbox's network of each mode in turn.
+func BenchmarkCreateByMode(b *testing.B) {
+	m := start(b, Config{})
+	policies := []struct {
+		name   string
+		policy Policy
+	}{
+		{"none", Policy{Mode: ModeNone}},
+		{"internet", Policy{Mode: ModeInternet}},
+		{"allow-names", policy(b, "example.com", "*.example.org")},
+		{"allow-8-ranges", policy(b, "192.0.2.0/28", "192.0.2.16/28", "192.0.2.32/28", "192.0.2.48/28", "8.8.8.8", "8.8.4.4", "1.1.1.0/24", "9.9.9.9")},
+	}
+	create, remove := make([]timings, len(policies)), make([]timings, len(policies))
+	for slot := range b.N {
+		for i, p := range policies {
+			var n *Network
+			create[i].measure(func() {
+				var err error
+				if n, err = m.Create(context.Background(), slot, p.policy); err != nil {
+					b.Fatal(err)
+				}
+			})
+			remove[i].measure(func() {
+				n.Destroy()
+				m.removal.Wait()
+			})
+		}
+	}
+	for i, p := range policies {
+		create[i].reportAs(b, p.name)
+		b.ReportMetric(remove[i].median(), p.name+"-destroy-ms")
+	}
+}
+
+// BenchmarkAdmit opens the address of an answer, alone and with thousands of
+// others in the table.
+func BenchmarkAdmit(b *testing.B) {
+	for _, others := range []int{0, 10_000} {
+		b.Run(fmt.Sprintf("others=%d", others), func(b *testing.B) {
+			m := start(b, Config{})
+			n, err := m.Create(context.Background(), 0, policy(b, "example.com"))
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.Cleanup(n.Destroy)
+			var list []opening
+			for i := range others {
+				list = append(list, opening{n.link, netip.PrefixFrom(fromV4(0x08000000+uint32(i)), 32), time.Hour})
+			}
+			if err := m.firewall.open(list, nil); err != nil {
+				b.Fatal(err)
+			}
+			var fresh, known timings
+			for i := range b.N {
+				one := []netip.Addr{fromV4(0x09000000 + uint32(i))}
+				delete(n.opened, fromV4(0x09000000+uint32(i-openedMax/2)))
+				admit := func() {
+					if err := n.admit(one, time.Minute); err != nil {
+						b.Fatal(err)
+					}
+				}
+				fresh.measure(admit)
+				known.measure(admit)
+			}
+			fresh.reportAs(b, "fresh")
+			known.reportAs(b, "known")
+		})
+	}
+}
+
+// BenchmarkConnect connects to a server outside by each policy in turn.
+func BenchmarkConnect(b *testing.B) {
+	server := serveTCP(b, internet, webAddress+":80").String()
+	m := start(b, Config{ConnRate: 1 << 20, ConnBurst: 1 << 20, ConnMax: 1 << 20})
+	policies := []struct {
+		name   string
+		policy Policy
+	}{
+		{"internet", Policy{Mode: ModeInternet}},
+		{"allow-address", policy(b, webAddress)},
+		{"allow-everything", policy(b, "0.0.0.0/0")}, // the last of 33 look-ups
+	}
+	connect := make([]timings, len(policies))
+	var networks []*Network
+	for slot, p := range policies {
+		n, err := m.Create(context.Background(), slot, p.policy)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(n.Destroy)
+		networks = append(networks, n)
+	}
+	for range b.N {
+		for i, n := range networks {
+			connect[i].measure(func() {
+				conn, err := n.DialContext(context.Background(), "tcp", server)
+				if err != nil {
+					b.Fatal(err)
+				}
+				conn.Close()
+			})
+		}
+	}
+	for i, p := range policies {
+		connect[i].reportAs(b, p.name)
 	}
 }
 

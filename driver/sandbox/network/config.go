@@ -9,24 +9,10 @@ import (
 	"fmt"
 	"hash/fnv"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
-
-// Mode says what a sandbox may reach.
-type Mode string
-
-const (
-	// ModeNone is a loopback and nothing else.
-	ModeNone Mode = "none"
-	// ModeInternet reaches what the deny list does not name.
-	ModeInternet Mode = "internet"
-)
-
-// Policy is what one sandbox may reach.
-type Policy struct {
-	Mode Mode
-}
 
 // Config is the node's network. The zero value of a field means its default.
 type Config struct {
@@ -34,17 +20,16 @@ type Config struct {
 	// what tells instances on one machine apart: each needs its own.
 	// Default 198.18.0.0/15, the range of RFC 2544 that no network routes.
 	Pool netip.Prefix
-	// Deny is where sandboxes get no connection. It replaces [DefaultDeny].
-	// The host and the other sandboxes are out of reach in any case, and so
-	// is everything by IPv6.
+	// Deny is where sandboxes get no connection, besides [DefaultDeny]. The
+	// host and the other sandboxes are out of reach in any case, and so is
+	// everything by IPv6.
 	Deny []netip.Prefix
+	// Allow are exceptions from DefaultDeny, as for a mirror of packages in
+	// a private network. They open nothing of [NeverAllowed] and of Deny.
+	Allow []netip.Prefix
 	// Resolvers are asked for names in this order. Default: those of
 	// /etc/resolv.conf, which is read again when it changes.
 	Resolvers []netip.AddrPort
-	// Names is asked before a name is looked up for the sandbox with the
-	// address source; an error refuses the name and is logged. The name is in
-	// lower case and ends in a dot. Default: any name.
-	Names func(source netip.Addr, name string) error
 	// ConnRate is how many connections (TCP, UDP or other flows) per second a
 	// sandbox may open, and ConnBurst how many at once before that counts.
 	// Defaults 100 and 500: a package install opens up to some hundred, a
@@ -64,17 +49,26 @@ type Config struct {
 
 // DefaultDeny are the addresses that are not the internet: RFC 6890's special
 // purpose registry as far as something may answer there, among them the
-// private networks and the metadata services of the clouds.
-var DefaultDeny = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"),
+// private networks, and [NeverAllowed].
+var DefaultDeny = append([]netip.Prefix{
 	netip.MustParsePrefix("10.0.0.0/8"),
 	netip.MustParsePrefix("100.64.0.0/10"),
-	netip.MustParsePrefix("127.0.0.0/8"),
-	netip.MustParsePrefix("169.254.0.0/16"),
 	netip.MustParsePrefix("172.16.0.0/12"),
 	netip.MustParsePrefix("192.0.0.0/24"),
 	netip.MustParsePrefix("192.168.0.0/16"),
 	netip.MustParsePrefix("198.18.0.0/15"),
+}, NeverAllowed...)
+
+// NeverAllowed are the addresses of DefaultDeny that no exception opens: those
+// that mean the sandbox itself or many at once, and the metadata services of
+// the clouds, which give the node's credentials to whoever asks.
+var NeverAllowed = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"),
+	netip.MustParsePrefix("127.0.0.0/8"),
+	netip.MustParsePrefix("169.254.0.0/16"),     // link-local; most clouds' services
+	netip.MustParsePrefix("100.100.100.200/32"), // Alibaba's
+	netip.MustParsePrefix("168.63.129.16/32"),   // Azure's, in the middle of the internet
+	netip.MustParsePrefix("192.0.0.192/32"),     // Oracle's
 	netip.MustParsePrefix("224.0.0.0/4"),
 	netip.MustParsePrefix("240.0.0.0/4"),
 }
@@ -89,9 +83,6 @@ var (
 func (c Config) withDefaults() Config {
 	if !c.Pool.IsValid() {
 		c.Pool = netip.MustParsePrefix("198.18.0.0/15")
-	}
-	if c.Deny == nil {
-		c.Deny = DefaultDeny
 	}
 	for _, d := range []struct {
 		field *uint32
@@ -111,7 +102,9 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-func (c Config) validate() error {
+// Validate says what of the configuration cannot be.
+func (c Config) Validate() error {
+	c = c.withDefaults()
 	switch {
 	case !c.Pool.Addr().Is4() || c.Pool.Bits() < 15 || c.Pool.Bits() > 30:
 		return fmt.Errorf("pool %s: want an IPv4 range between /15 and /30", c.Pool)
@@ -123,7 +116,25 @@ func (c Config) validate() error {
 			return errors.New("deny: invalid address range")
 		}
 	}
+	never := spansOf(append(NeverAllowed, c.Pool)...)
+	for _, p := range c.Allow {
+		switch {
+		case !p.IsValid() || !p.Addr().Is4():
+			return fmt.Errorf("allow %s: want an IPv4 range", p)
+		case covered(never, p):
+			return fmt.Errorf("allow %s: metadata services, special addresses and the sandboxes themselves have no exceptions", p)
+		case len(subtract(spansOf(p), spansOf(DefaultDeny...))) > 0:
+			return fmt.Errorf("allow %s: is open already, at least in part; exceptions are for the private and special ranges", p)
+		}
+	}
 	return nil
+}
+
+// closed is where no sandbox gets a connection.
+func (c Config) closed() []span {
+	builtin := subtract(spansOf(DefaultDeny...), spansOf(c.Allow...))
+	always := spansOf(slices.Concat(NeverAllowed, c.Deny, []netip.Prefix{c.Pool})...)
+	return merge(append(builtin, always...))
 }
 
 // group is the link group of the sandboxes' host interfaces. A hash, so that
@@ -131,8 +142,23 @@ func (c Config) validate() error {
 func (c Config) group() uint32 {
 	h := fnv.New32a()
 	fmt.Fprint(h, "buntime ", c.Pool)
-	return h.Sum32()>>1 | 1 // as ip prints it; never 0, the group of all other interfaces
+	return h.Sum32()>>2 | 1 // never 0, the group of all other interfaces
 }
+
+// listedBit, in its interface's group, marks a sandbox with an allow list: it
+// has the mark before anything runs in it, keeps it when this process ends,
+// and without the list reaches nothing.
+const listedBit = 1 << 30
+
+func (c Config) groupOf(p Policy) uint32 {
+	if p.Mode == ModeAllow {
+		return c.group() | listedBit
+	}
+	return c.group()
+}
+
+// owns reports whether a link group is that of a sandbox of this instance.
+func (c Config) owns(group uint32) bool { return group&^listedBit == c.group() }
 
 // linkPrefix begins the names of the host's interfaces of all instances.
 const linkPrefix = "bt"
@@ -141,6 +167,10 @@ const linkPrefix = "bt"
 // hexadecimal, which no two instances share.
 func (c Config) linkName(slot int) string {
 	_, sandbox := c.pair(slot)
+	return linkNameOf(sandbox)
+}
+
+func linkNameOf(sandbox netip.Addr) string {
 	return fmt.Sprintf("%s%08x", linkPrefix, v4(sandbox))
 }
 

@@ -15,6 +15,15 @@
 // its link group and its address by the route to it, so that no rule, no set
 // element and no lock is shared between set-ups.
 //
+// # Allow lists
+//
+// A sandbox with an allow list has a link group of its own kind, and from that
+// alone reaches nothing but the resolver. What is opened to it are elements of
+// one nft set: interface, range, and for the addresses of names a time to live.
+// They are made by transactions of microseconds, one after the other, and live
+// on with the table when the process ends; without the process no name opens
+// anything new.
+//
 // # Addresses
 //
 // The pool is cut into pairs. The first pair's second address is the

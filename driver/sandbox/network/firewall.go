@@ -5,8 +5,12 @@ package network
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/nftables"
@@ -16,11 +20,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// firewall is the node's nft table. In nft's words, with g for the link group
-// of the sandboxes' interfaces:
+// firewall is the node's nft table. In nft's words, with g for the link groups
+// of the sandboxes' interfaces, G for that of those with an allow list:
 //
 //	table inet buntime_198.18.0.0_15 {
 //	  set deny    { type ipv4_addr; flags interval; elements = { 10.0.0.0/8, … } }
+//	  set allowed { type iface_index . ipv4_addr . ipv4_addr; flags timeout; }
 //	  set uplinks { type ifname; }                       # forwarding turned on by us
 //	  set rates   { type ipv4_addr; flags dynamic,timeout; timeout 1m; }
 //	  set queries { type ipv4_addr; flags dynamic,timeout; timeout 1m; }
@@ -59,11 +64,22 @@ import (
 //	  chain outward {
 //	    ip daddr @deny goto refuse
 //	    oifgroup g goto refuse
+//	    jump redirected
 //	    ct state established,related accept
 //	    ct state != new drop
+//	    iifgroup G jump listed                           # those with an allow list
 //	    update @rates { ip saddr limit rate over … } drop
 //	    add @open { ip saddr ct count over … } drop
 //	    accept
+//	  }
+//	  chain redirected {                                 # asked for one address, sent to another
+//	    ct status & dnat != 0 goto refuse
+//	  }
+//	  chain listed {
+//	    iif . ip daddr & 255.255.255.255 . 255.255.255.255 @allowed return
+//	    iif . ip daddr & 255.255.255.254 . 255.255.255.254 @allowed return
+//	    …                                                # and so on to 0.0.0.0
+//	    goto refuse
 //	  }
 //	  chain inward {
 //	    ct state established,related accept
@@ -84,11 +100,25 @@ import (
 type firewall struct {
 	config Config
 	table  *nftables.Table
+
+	noting sync.Mutex
+	noted  map[string]bool // the set of uplinks, should the table get lost
+
+	// The kernel, when a socket closes, finishes what transactions have deleted
+	// before it lets the next begin, some 15 ms. So what sandboxes wait for
+	// goes through one that stays open.
+	lasting   sync.Mutex
+	conn      *nftables.Conn // nil until it is needed
+	deadlines *netlink.Conn  // of conn
 }
 
 // limitTimeout is how long an idle sandbox's rate is remembered; a token
 // bucket is full again after ConnBurst/ConnRate seconds, 5 by default.
 const limitTimeout = time.Minute
+
+// transactionSize has room for a table with the allow lists of thousands of
+// sandboxes, in bytes: a transaction goes to the kernel in one piece.
+const transactionSize = 16 << 20
 
 func newFirewall(c Config) *firewall {
 	return &firewall{config: c, table: &nftables.Table{Name: c.tableName(), Family: nftables.TableFamilyINet}}
@@ -97,7 +127,12 @@ func newFirewall(c Config) *firewall {
 // install makes the table, or replaces an earlier process's in one step, with
 // no moment without rules. Connections live on.
 func (f *firewall) install() error {
-	uplinks, err := f.uplinks()
+	earlier, err := f.uplinks()
+	if err != nil {
+		return fmt.Errorf("read earlier table: %w", err)
+	}
+	uplinks := f.note(earlier...)
+	allowed, err := f.allowed()
 	if err != nil {
 		return fmt.Errorf("read earlier table: %w", err)
 	}
@@ -106,16 +141,17 @@ func (f *firewall) install() error {
 		c.DelTable(f.table)
 		c.AddTable(f.table)
 		b := &builder{conn: c, table: f.table}
-		f.build(b, uplinks)
+		f.build(b, uplinks, allowed)
 		return b.err
 	})
 }
 
-func (f *firewall) build(b *builder, uplinks []string) {
+func (f *firewall) build(b *builder, uplinks []string, allowed []opening) {
 	var (
 		group    = f.config.group()
 		resolver = f.config.resolver()
-		deny     = b.set(&nftables.Set{Name: "deny", KeyType: nftables.TypeIPAddr, Interval: true}, intervals(f.config.Deny))
+		deny     = b.set(&nftables.Set{Name: "deny", KeyType: nftables.TypeIPAddr, Interval: true}, setElements(f.config.closed()))
+		allow    = b.set(f.allowedSet(), nil)
 		ours     = b.set(f.uplinkSet(), uplinkElements(uplinks...))
 		rates    = b.set(perSource("rates", limitTimeout), nil)
 		queries  = b.set(perSource("queries", limitTimeout), nil)
@@ -155,8 +191,17 @@ func (f *firewall) build(b *builder, uplinks []string) {
 	outward := b.chain("outward", nil, nil)
 	b.rule(outward, in(destinationAddress, deny), jump(refuse))
 	b.rule(outward, to(expr.CmpOpEq, group), jump(refuse))
+	redirected := b.chain("redirected", nil, nil)
+	b.rule(redirected, forwardedPort, jump(refuse))
+	b.rule(outward, call(redirected))
 	b.rule(outward, following, accept)
 	b.rule(outward, notState(expr.CtStateBitNEW), drop)
+	listed := b.chain("listed", nil, nil)
+	for bits := 32; bits >= 0; bits-- {
+		b.rule(listed, opened(allow, bits), goBack)
+	}
+	b.rule(listed, jump(refuse))
+	b.rule(outward, fromGroup(f.config.groupOf(Policy{Mode: ModeAllow})), call(listed))
 	b.rule(outward, limited(rates, unix.NFT_DYNSET_OP_UPDATE, tooFast), drop)
 	b.rule(outward, limited(open, unix.NFT_DYNSET_OP_ADD, tooMany), drop)
 	b.rule(outward, accept)
@@ -170,6 +215,7 @@ func (f *firewall) build(b *builder, uplinks []string) {
 
 	leave := b.chain("masquerade", nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
 	b.rule(leave, within(sourceAddress, f.config.Pool), notBetween(expr.MetaKeyOIFNAME), match{&expr.Masq{}})
+	b.keep(f.addOpenings(b.conn, allowed))
 }
 
 // remove deletes the table. One that is gone already is no error.
@@ -191,32 +237,51 @@ func (f *firewall) uplinkSet() *nftables.Set {
 
 // uplinks lists the interfaces that were noted.
 func (f *firewall) uplinks() ([]string, error) {
-	conn, err := nftConn()
-	if err != nil {
-		return nil, err
-	}
-	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
+	elements, err := f.elements(f.uplinkSet())
 	if err != nil {
 		return nil, err
 	}
 	var names []string
-	for _, t := range tables {
-		if t.Name != f.table.Name {
-			continue
-		}
-		elements, err := conn.GetSetElements(f.uplinkSet())
-		if err != nil {
-			return nil, err
-		}
-		for _, e := range elements {
-			names = append(names, string(bytes.TrimRight(e.Key, "\x00")))
-		}
+	for _, e := range elements {
+		names = append(names, string(bytes.TrimRight(e.Key, "\x00")))
 	}
 	return names, nil
 }
 
+// elements lists those of a set. A table that is not there has none, nor has
+// one from before there was the set.
+func (f *firewall) elements(s *nftables.Set) ([]nftables.SetElement, error) {
+	conn, err := nftConn()
+	if err != nil {
+		return nil, err
+	}
+	tables, err := conn.ListTablesOfFamily(f.table.Family)
+	if err != nil || !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == f.table.Name }) {
+		return nil, err
+	}
+	sets, err := conn.GetSets(f.table)
+	if err != nil || !slices.ContainsFunc(sets, func(known *nftables.Set) bool { return known.Name == s.Name }) {
+		return nil, err
+	}
+	return conn.GetSetElements(s)
+}
+
+// note remembers uplinks and returns all that it remembers.
+func (f *firewall) note(names ...string) []string {
+	f.noting.Lock()
+	defer f.noting.Unlock()
+	if f.noted == nil {
+		f.noted = make(map[string]bool)
+	}
+	for _, name := range names {
+		f.noted[name] = true
+	}
+	return slices.Collect(maps.Keys(f.noted))
+}
+
 // addUplink notes an interface.
 func (f *firewall) addUplink(name string) error {
+	f.note(name)
 	return f.change(func(c *nftables.Conn) error {
 		return c.SetAddElements(f.uplinkSet(), uplinkElements(name))
 	})
@@ -242,9 +307,53 @@ func (f *firewall) change(fill func(*nftables.Conn) error) error {
 	return conn.Flush()
 }
 
+// changeSoon is change by the connection that stays open.
+func (f *firewall) changeSoon(fill func(*nftables.Conn) error) (err error) {
+	f.lasting.Lock()
+	defer f.lasting.Unlock()
+	if f.conn == nil {
+		f.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
+			f.deadlines = c
+			return c.SetWriteBuffer(transactionSize)
+		}))
+		if err != nil {
+			f.conn = nil
+			return err
+		}
+	}
+	if err = f.deadlines.SetDeadline(time.Now().Add(kernelTimeout)); err == nil {
+		if err = fill(f.conn); err == nil {
+			err = f.conn.Flush()
+		}
+	}
+	if err != nil { // there may be answers left to read, or requests to send
+		err = errors.Join(err, f.hangUp())
+	}
+	return err
+}
+
+// close ends what lives in this process.
+func (f *firewall) close() error {
+	f.lasting.Lock()
+	defer f.lasting.Unlock()
+	return f.hangUp()
+}
+
+func (f *firewall) hangUp() error {
+	if f.conn == nil {
+		return nil
+	}
+	err := f.conn.CloseLasting()
+	f.conn = nil
+	return err
+}
+
 func nftConn() (*nftables.Conn, error) {
 	return nftables.New(nftables.WithSockOptions(func(c *netlink.Conn) error {
-		return c.SetDeadline(time.Now().Add(kernelTimeout))
+		return errors.Join(
+			c.SetDeadline(time.Now().Add(kernelTimeout)),
+			c.SetWriteBuffer(transactionSize),
+		)
 	}))
 }
 

@@ -40,13 +40,14 @@ func outwardLinks(c Config) ([]netlink.Link, error) {
 		return nil, err
 	}
 	defer host.Close()
-	routes, err := host.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := dump(func() ([]netlink.Route, error) { return host.RouteList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
+	closed := c.closed()
 	indexes := make(map[int]bool)
 	for _, route := range routes {
-		if route.Type != unix.RTN_UNICAST || denied(c.Deny, route.Dst) {
+		if route.Type != unix.RTN_UNICAST || denied(closed, route.Dst) {
 			continue
 		}
 		indexes[route.LinkIndex] = true
@@ -54,14 +55,14 @@ func outwardLinks(c Config) ([]netlink.Link, error) {
 			indexes[hop.LinkIndex] = true
 		}
 	}
-	links, err := host.LinkList()
+	links, err := dump(host.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
 	var outward []netlink.Link
 	for _, link := range links {
 		attrs := link.Attrs()
-		if indexes[attrs.Index] && attrs.Index != loopbackIndex && attrs.Group != c.group() {
+		if indexes[attrs.Index] && attrs.Index != loopbackIndex && !c.owns(attrs.Group) {
 			outward = append(outward, link)
 		}
 	}
@@ -69,18 +70,13 @@ func outwardLinks(c Config) ([]netlink.Link, error) {
 }
 
 // denied reports whether no sandbox may reach any address of dst.
-func denied(deny []netip.Prefix, dst *net.IPNet) bool {
+func denied(closed []span, dst *net.IPNet) bool {
 	if dst == nil {
 		return false // the default route
 	}
 	first, _ := netip.AddrFromSlice(dst.IP.To4())
 	bits, _ := dst.Mask.Size()
-	for _, d := range deny {
-		if d.Bits() <= bits && d.Contains(first) {
-			return true
-		}
-	}
-	return false
+	return covered(closed, netip.PrefixFrom(first, bits))
 }
 
 func smallestMTU(links []netlink.Link) int {
@@ -115,13 +111,20 @@ func (m *Manager) forward(outward []netlink.Link) error {
 	return nil
 }
 
-// unforward turns forwarding off where this or an earlier process turned it on.
+// unforward turns forwarding off where this or an earlier process turned it on,
+// unless the whole node has become a router since, as by the first of Nomad's
+// bridge networks.
 func (m *Manager) unforward() error {
-	names, err := m.firewall.uplinks()
+	inTable, err := m.firewall.uplinks()
 	if err != nil {
 		return fmt.Errorf("read the interfaces whose forwarding was turned on: %w", err)
 	}
+	names := m.firewall.note(inTable...)
 	var errs []error
+	if everywhere, err := forwards("all"); err == nil && everywhere && len(names) > 0 {
+		m.log.Info("IPv4 forwarding is on for the whole node by now and stays so", "interfaces", names)
+		return nil
+	}
 	for _, name := range names {
 		err := setSysctls([]sysctl{{forwardingKey(name), "0"}})
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -88,6 +88,10 @@ func makeWorld() (err error) {
 	if err := loopbackUp(); err != nil {
 		return err
 	}
+	// A new namespace has this from the machine, which may be a router.
+	if err := setSysctls([]sysctl{{forwardingKey("all"), "0"}}); err != nil {
+		return err
+	}
 	if internet, err = neighbour(outwardLink, hostAddress, webAddress, farAddress); err != nil {
 		return err
 	}
@@ -196,7 +200,12 @@ func (w testWriter) Write(b []byte) (int, error) {
 // sandbox makes the network of a sandbox for one test.
 func sandbox(t testing.TB, m *Manager, slot int) *Network {
 	t.Helper()
-	n, err := m.Create(t.Context(), slot, Policy{Mode: ModeInternet})
+	return sandboxWith(t, m, slot, Policy{Mode: ModeInternet})
+}
+
+func sandboxWith(t testing.TB, m *Manager, slot int, policy Policy) *Network {
+	t.Helper()
+	n, err := m.Create(t.Context(), slot, policy)
 	if err != nil {
 		t.Fatal(err)
 	}

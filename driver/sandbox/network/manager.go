@@ -36,7 +36,8 @@ type Manager struct {
 	host     *os.File // the host's network namespace
 	firewall *firewall
 	resolver *resolver
-	mtu      int // of veths, 0 leaves the kernel's
+	closed   []span // where no sandbox gets a connection
+	mtu      int    // of veths, 0 leaves the kernel's
 	ready    chan *namespace
 
 	stop    context.CancelFunc
@@ -44,27 +45,31 @@ type Manager struct {
 	removal sync.WaitGroup // removals in the background
 	removes chan struct{}  // holds a place for each that runs
 
-	mu     sync.Mutex
-	slots  map[int]chan struct{} // in use: nil; being removed: closed when done
-	closed bool
+	mu        sync.Mutex
+	slots     map[int]chan struct{} // in use: nil; being removed: closed when done
+	networks  map[netip.Addr]*Network
+	inherited []opening // of an earlier process
+	ended     bool
 }
 
 // New sets up what the sandboxes of a node share, or takes it over from an
 // earlier process, and starts the resolver.
 func New(config Config, log hclog.Logger) (_ *Manager, err error) {
-	config = config.withDefaults()
-	if err := config.validate(); err != nil {
+	if err := config.Validate(); err != nil {
 		return nil, fmt.Errorf("read network configuration: %w", err)
 	}
+	config = config.withDefaults()
 	ctx, cancel := context.WithCancel(context.Background())
 	m := &Manager{
 		config:   config,
 		log:      log,
 		firewall: newFirewall(config),
+		closed:   config.closed(),
 		ready:    make(chan *namespace, max(config.Ready-1, 0)), // prepare holds one more
 		stop:     cancel,
 		removes:  make(chan struct{}, removeParallel),
 		slots:    make(map[int]chan struct{}),
+		networks: make(map[netip.Addr]*Network),
 	}
 	defer func() {
 		if err != nil {
@@ -79,8 +84,20 @@ func New(config Config, log hclog.Logger) (_ *Manager, err error) {
 		return nil, fmt.Errorf("find the interfaces that lead outside: %w", err)
 	}
 	m.mtu = smallestMTU(outward)
+	events, err := watchTables()
+	if err != nil {
+		return nil, fmt.Errorf("watch nft tables: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			events.Close()
+		}
+	}()
 	if err := m.firewall.install(); err != nil {
 		return nil, fmt.Errorf("install nft table %s: %w", config.tableName(), err)
+	}
+	if m.inherited, err = m.firewall.allowed(); err != nil {
+		return nil, fmt.Errorf("read allow lists of nft table %s: %w", config.tableName(), err)
 	}
 	for _, w := range foreignDrops() {
 		log.Warn("another firewall drops by default what it does not know; let the sandboxes' interfaces pass in it",
@@ -92,10 +109,11 @@ func New(config Config, log hclog.Logger) (_ *Manager, err error) {
 	if err := addServiceAddress(config); err != nil {
 		return nil, fmt.Errorf("add service address %s to lo: %w", config.resolver(), err)
 	}
-	if m.resolver, err = listenResolver(config, log); err != nil {
+	if m.resolver, err = listenResolver(config, m.sandboxAt, log); err != nil {
 		return nil, fmt.Errorf("start resolver: %w", err)
 	}
 	m.workers.Go(func() { m.followUplinks(ctx) })
+	m.workers.Go(func() { m.keepTable(ctx, events) })
 	if config.Ready > 0 {
 		m.workers.Go(func() { m.prepare(ctx) })
 	}
@@ -108,10 +126,24 @@ func (m *Manager) Resolver() netip.Addr { return m.config.resolver() }
 // Slots is how many sandboxes the pool has addresses for; slots count from 0.
 func (m *Manager) Slots() int { return m.config.slots() }
 
+// Check says whether the node can keep a policy: a range that is closed to all
+// sandboxes of the node is refused now rather than when it is missed.
+func (m *Manager) Check(policy Policy) error {
+	for _, r := range policy.Ranges {
+		if covered(m.closed, r) {
+			return fmt.Errorf("allow list has %s, which this node's configuration closes to all sandboxes", r)
+		}
+	}
+	return nil
+}
+
 // Create makes the network of a new sandbox. The caller has the sandbox's init
 // join NS and ends it with Destroy. It waits for an earlier sandbox of the
 // slot that is being removed; one that is in use is [ErrBusy].
 func (m *Manager) Create(ctx context.Context, slot int, policy Policy) (_ *Network, err error) {
+	if err := m.Check(policy); err != nil {
+		return nil, err
+	}
 	n, err := m.reserve(ctx, slot, policy)
 	if err != nil {
 		return nil, err
@@ -124,12 +156,32 @@ func (m *Manager) Create(ctx context.Context, slot int, policy Policy) (_ *Netwo
 	if n.ns, err = m.takeNamespace(); err != nil {
 		return nil, err
 	}
-	if policy.Mode == ModeInternet {
-		if err := n.plug(); err != nil {
-			return nil, fmt.Errorf("connect slot %d: %w", slot, err)
-		}
+	if !n.address.IsValid() {
+		return n, nil
 	}
+	if err := n.plug(); err != nil {
+		return nil, fmt.Errorf("connect slot %d: %w", slot, err)
+	}
+	if err := n.openRanges(); err != nil {
+		return nil, errors.Join(err, n.remove())
+	}
+	m.know(n)
 	return n, nil
+}
+
+// know lets the resolver find the sandbox.
+func (m *Manager) know(n *Network) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.networks[n.address] = n
+}
+
+// sandboxAt finds the sandbox with an address; nil is one that has not been
+// opened since the start of this process.
+func (m *Manager) sandboxAt(address netip.Addr) *Network {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.networks[address]
 }
 
 // Open finds the network of a sandbox again that lives in slot and has the
@@ -147,11 +199,17 @@ func (m *Manager) Open(ctx context.Context, slot, pid int, policy Policy) (_ *Ne
 	if n.ns, err = m.openNamespace(fmt.Sprintf("/proc/%d/ns/net", pid)); err != nil {
 		return nil, fmt.Errorf("open network namespace of process %d: %w", pid, err)
 	}
-	if policy.Mode == ModeInternet {
-		if err := n.findLink(); err != nil {
-			return nil, fmt.Errorf("find connection of slot %d: %w", slot, err)
-		}
+	if !n.address.IsValid() {
+		return n, nil
 	}
+	if err := n.findLink(); err != nil {
+		return nil, fmt.Errorf("find connection of slot %d: %w", slot, err)
+	}
+	n.inherit(m.inherited)
+	if err := n.openRanges(); err != nil { // if the table is not what it was
+		return nil, err
+	}
+	m.know(n)
 	return n, nil
 }
 
@@ -191,7 +249,7 @@ func (m *Manager) Sweep(keep []int) error {
 		errs = append(errs, n.remove())
 		m.release(slot)
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, m.firewall.shutDead())...)
 }
 
 // Close ends the resolver and what else runs in this process. Sandboxes keep
@@ -201,10 +259,10 @@ func (m *Manager) Sweep(keep []int) error {
 func (m *Manager) Close(removeAll bool) error {
 	m.stop()
 	m.mu.Lock()
-	closed := m.closed
-	m.closed = true
+	ended := m.ended
+	m.ended = true
 	m.mu.Unlock()
-	if closed {
+	if ended {
 		return nil
 	}
 	m.workers.Wait()
@@ -221,6 +279,7 @@ func (m *Manager) Close(removeAll bool) error {
 	if removeAll {
 		err = errors.Join(err, m.removeShared())
 	}
+	err = errors.Join(err, m.firewall.close())
 	if m.host != nil {
 		err = errors.Join(err, m.host.Close())
 	}
@@ -244,13 +303,13 @@ func (m *Manager) reserve(ctx context.Context, slot int, policy Policy) (*Networ
 	if slot < 0 || slot >= m.config.slots() {
 		return nil, fmt.Errorf("slot %d of %d: %w", slot, m.config.slots(), ErrSlot)
 	}
-	n := &Network{manager: m, slot: slot}
+	n := &Network{manager: m, slot: slot, policy: policy, opened: make(map[netip.Addr]time.Time)}
 	switch policy.Mode {
 	case ModeNone:
-	case ModeInternet:
+	case ModeInternet, ModeAllow:
 		_, n.address = m.config.pair(slot)
 	default:
-		return nil, fmt.Errorf("network mode %q: want %s or %s", policy.Mode, ModeNone, ModeInternet)
+		return nil, fmt.Errorf("network mode %q: want %s, %s or %s", policy.Mode, ModeNone, ModeInternet, ModeAllow)
 	}
 	for {
 		removed, err := m.tryReserve(slot)
@@ -272,7 +331,7 @@ func (m *Manager) reserve(ctx context.Context, slot int, policy Policy) (*Networ
 func (m *Manager) tryReserve(slot int) (removed chan struct{}, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.closed {
+	if m.ended {
 		return nil, os.ErrClosed
 	}
 	removed, used := m.slots[slot]
@@ -293,6 +352,8 @@ func (m *Manager) release(slot int) {
 		close(removed)
 	}
 	delete(m.slots, slot)
+	_, address := m.config.pair(slot)
+	delete(m.networks, address)
 }
 
 // takeNamespace returns one made in advance, or makes one.

@@ -179,6 +179,18 @@ func routeHandle() (*netlink.Handle, error) {
 	return h, nil
 }
 
+// dump lists what the kernel has, again when something changed meanwhile: on
+// a busy node interfaces come and go all the time, and such a list may lack any
+// of them.
+func dump[T any](list func() ([]T, error)) ([]T, error) {
+	for deadline := time.Now().Add(kernelTimeout); ; {
+		all, err := list()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) || time.Now().After(deadline) {
+			return all, err
+		}
+	}
+}
+
 type sysctl struct{ key, value string }
 
 // setSysctls writes keys below /proc/sys/net. A key of IPv6 that is missing

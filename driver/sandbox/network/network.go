@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"time"
 )
 
 // Network is the network of one sandbox.
@@ -15,9 +16,14 @@ type Network struct {
 	manager *Manager
 	slot    int // -1: joined, nothing of it is ours
 	ns      *namespace
+	policy  Policy
 	address netip.Addr
 	link    int // index of the host's interface, 0: none
 	closing sync.Once
+
+	opening sync.Mutex
+	opened  map[netip.Addr]time.Time // by the resolver, and until when
+	shut    bool                     // nothing is opened any more
 }
 
 // NS is the namespace, open until Close or Destroy. A thread that has entered
@@ -74,5 +80,5 @@ func (n *Network) Destroy() {
 // the kernel remembers of its connections: their answers must not reach the
 // next sandbox of the slot.
 func (n *Network) remove() error {
-	return errors.Join(n.unplug(), forgetConnections(n.address))
+	return errors.Join(n.unplug(), n.shutAll(), forgetConnections(n.address))
 }

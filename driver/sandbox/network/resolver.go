@@ -43,6 +43,7 @@ type resolver struct {
 	config    Config
 	log       hclog.Logger
 	logged    *rate.Limiter // keeps a sandbox from filling the log
+	sandboxAt func(netip.Addr) *Network
 	upstreams *upstreams
 	servers   []*dns.Server // that run
 	done      chan error    // one for each server
@@ -52,11 +53,12 @@ type resolver struct {
 }
 
 // listenResolver starts the resolver on the service address.
-func listenResolver(c Config, log hclog.Logger) (*resolver, error) {
+func listenResolver(c Config, sandboxAt func(netip.Addr) *Network, log hclog.Logger) (*resolver, error) {
 	r := &resolver{
 		config:      c,
 		log:         log.Named("resolver"),
 		logged:      rate.NewLimiter(rate.Every(time.Second), 20),
+		sandboxAt:   sandboxAt,
 		upstreams:   newUpstreams(c),
 		queries:     newQuota(queriesMax),
 		connections: newQuota(connectionsMax),
@@ -154,16 +156,21 @@ func (r *resolver) answer(ctx context.Context, source netip.Addr, query *dns.Msg
 	if q.Qclass != dns.ClassINET {
 		return failure(query, dns.RcodeRefused), errors.New("refused class of question")
 	}
-	if r.config.Names != nil {
-		if err := r.config.Names(source, strings.ToLower(q.Name)); err != nil {
-			return failure(query, dns.RcodeRefused), fmt.Errorf("refused name: %w", err)
-		}
+	n, err := r.listOf(source)
+	if err != nil {
+		return failure(query, dns.RcodeServerFailure), err
+	}
+	if n != nil && !n.policy.allows(strings.ToLower(q.Name)) {
+		return prohibited(query), errors.New("refused name: not on the sandbox's allow list")
 	}
 	if !r.queries.take(source) {
 		return failure(query, dns.RcodeServerFailure), fmt.Errorf("more than %d queries under way", queriesMax)
 	}
 	defer r.queries.give(source)
 	answer, err := r.ask(ctx, query)
+	if err == nil && n != nil {
+		err = n.admitAnswer(answer)
+	}
 	if err != nil {
 		return failure(query, dns.RcodeServerFailure), err
 	}
@@ -248,6 +255,19 @@ func failure(query *dns.Msg, code int) *dns.Msg {
 	answer.SetRcode(query, code)
 	answer.RecursionAvailable = true
 	return withEDNS(query, answer)
+}
+
+// prohibited refuses a name for good and says why to who understands it
+// (RFC 8914). For the others there is no such name: REFUSED is a failure that
+// glibc calls temporary, so that programs try again, and musl waits after it.
+func prohibited(query *dns.Msg) *dns.Msg {
+	answer := failure(query, dns.RcodeNameError)
+	if option := answer.IsEdns0(); option != nil {
+		option.Option = append(option.Option, &dns.EDNS0_EDE{
+			InfoCode: dns.ExtendedErrorCodeProhibited, ExtraText: "not on the sandbox's allow list",
+		})
+	}
+	return answer
 }
 
 // withEDNS adds the record that an answer has if the query had one.

@@ -29,10 +29,14 @@ type builder struct {
 
 func (b *builder) set(s *nftables.Set, elements []nftables.SetElement) *nftables.Set {
 	s.Table = b.table
-	if err := b.conn.AddSet(s, elements); b.err == nil {
+	b.keep(b.conn.AddSet(s, elements))
+	return s
+}
+
+func (b *builder) keep(err error) {
+	if b.err == nil {
 		b.err = err
 	}
-	return s
 }
 
 // chain adds a chain, to be jumped to if it has no hook.
@@ -73,6 +77,7 @@ func perSecond(rate, burst uint32) *expr.Limit {
 
 var (
 	accept  = match{&expr.Verdict{Kind: expr.VerdictAccept}}
+	goBack  = match{&expr.Verdict{Kind: expr.VerdictReturn}}
 	drop    = match{&expr.Verdict{Kind: expr.VerdictDrop}}
 	notrack = match{&expr.Notrack{}}
 
@@ -91,20 +96,30 @@ var (
 		&expr.Fib{Register: 1, ResultOIF: true, FlagSADDR: true, FlagIIF: true},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(0)},
 	}
-	// notForwardedPort: no rule of another table sent the connection to
+	// forwardedPort: a rule of another table sent the connection to
 	// a different destination, as engines do for a published port.
-	notForwardedPort = match{
-		&expr.Ct{Key: expr.CtKeySTATUS, Register: 1},
-		mask(statusDNAT),
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: make([]byte, 4)},
-	}
+	forwardedPort    = statusIs(expr.CmpOpNeq, statusDNAT)
+	notForwardedPort = statusIs(expr.CmpOpEq, statusDNAT)
 )
+
+func statusIs(op expr.CmpOp, status uint32) match {
+	return match{
+		&expr.Ct{Key: expr.CtKeySTATUS, Register: 1},
+		mask(status),
+		&expr.Cmp{Op: op, Register: 1, Data: make([]byte, 4)},
+	}
+}
 
 // statusDNAT is IPS_DST_NAT of linux/netfilter/nf_conntrack_common.h.
 const statusDNAT = 1 << 5
 
 func jump(c *nftables.Chain) match {
 	return match{&expr.Verdict{Kind: expr.VerdictGoto, Chain: c.Name}}
+}
+
+// call is a jump that comes back.
+func call(c *nftables.Chain) match {
+	return match{&expr.Verdict{Kind: expr.VerdictJump, Chain: c.Name}}
 }
 
 // mask keeps the given bits of register 1.
@@ -130,10 +145,20 @@ func stateIs(op expr.CmpOp, states uint32) match {
 func from(op expr.CmpOp, group uint32) match { return linkGroup(expr.MetaKeyIIFGROUP, op, group) }
 func to(op expr.CmpOp, group uint32) match   { return linkGroup(expr.MetaKeyOIFGROUP, op, group) }
 
+// linkGroup compares without the bit that a list adds.
 func linkGroup(key expr.MetaKey, op expr.CmpOp, group uint32) match {
 	return match{
 		&expr.Meta{Key: key, Register: 1},
+		mask(^uint32(listedBit)),
 		&expr.Cmp{Op: op, Register: 1, Data: binaryutil.NativeEndian.PutUint32(group)},
+	}
+}
+
+// fromGroup holds for a packet from exactly this group.
+func fromGroup(group uint32) match {
+	return match{
+		&expr.Meta{Key: expr.MetaKeyIIFGROUP, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(group)},
 	}
 }
 
@@ -214,34 +239,4 @@ func port(protocol byte, offset uint32, number uint16) match {
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 2},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(number)},
 	})
-}
-
-// intervals turns address ranges into a set's elements, which must not overlap
-// or touch. Ranges of IPv6 are left out: sandboxes have no IPv6 at all.
-func intervals(ranges []netip.Prefix) []nftables.SetElement {
-	type interval struct{ first, last uint32 }
-	var all []interval
-	for _, p := range ranges {
-		if p.Addr().Is4() {
-			first := v4(p.Masked().Addr())
-			all = append(all, interval{first, first | uint32(uint64(0xffffffff)>>p.Bits())})
-		}
-	}
-	slices.SortFunc(all, func(a, b interval) int { return int(int64(a.first) - int64(b.first)) })
-	var merged []interval
-	for _, i := range all {
-		if n := len(merged); n > 0 && uint64(i.first) <= uint64(merged[n-1].last)+1 {
-			merged[n-1].last = max(merged[n-1].last, i.last)
-			continue
-		}
-		merged = append(merged, i)
-	}
-	var elements []nftables.SetElement
-	for _, i := range merged {
-		elements = append(elements, nftables.SetElement{Key: fromV4(i.first).AsSlice()})
-		if i.last != 0xffffffff { // an interval without an end runs to the last address
-			elements = append(elements, nftables.SetElement{Key: fromV4(i.last + 1).AsSlice(), IntervalEnd: true})
-		}
-	}
-	return elements
 }

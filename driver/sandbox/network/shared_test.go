@@ -70,6 +70,26 @@ func TestForwardingIsRestoredByALaterProcess(t *testing.T) {
 	}
 }
 
+// TestForwardingOfOthersStays: when the whole node has become a router, what
+// was turned on for sandboxes is needed by others.
+func TestForwardingOfOthersStays(t *testing.T) {
+	m := start(t, Config{})
+	t.Cleanup(func() {
+		if err := setSysctls([]sysctl{{forwardingKey("all"), "0"}}); err != nil { // and of each interface with it
+			t.Error(err)
+		}
+	})
+	if err := setSysctls([]sysctl{{forwardingKey("all"), "1"}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Close(true); err != nil {
+		t.Fatal(err)
+	}
+	if on, err := forwards(outwardLink); err != nil || !on {
+		t.Errorf("%s forwards: %v, error %v", outwardLink, on, err)
+	}
+}
+
 // TestNewWayOutside: an interface forwards once a route to an allowed
 // destination leads to it, and not longer than the Manager is there.
 func TestNewWayOutside(t *testing.T) {

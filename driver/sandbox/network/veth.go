@@ -97,7 +97,7 @@ func (n *Network) addVeth(host *netlink.Handle, hostMAC, mac net.HardwareAddr) (
 	m := n.manager
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = m.config.linkName(n.slot)
-	attrs.Group = m.config.group()
+	attrs.Group = m.config.groupOf(n.policy)
 	attrs.MTU = m.mtu
 	// Addresses given here keep udev from giving others (MACAddressPolicy).
 	attrs.HardwareAddr = hostMAC
@@ -170,7 +170,7 @@ func (n *Network) unplug() error {
 	if err != nil {
 		return fmt.Errorf("find %s: %w", name, err)
 	}
-	if link.Attrs().Group != n.manager.config.group() {
+	if !n.manager.config.owns(link.Attrs().Group) {
 		return fmt.Errorf("interface %s is not a sandbox's", name)
 	}
 	if err := host.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
@@ -197,7 +197,10 @@ func (n *Network) findLink() error {
 		return fmt.Errorf("identify the sandbox's namespace: %w", err)
 	}
 	attrs := link.Attrs()
-	if attrs.Group != n.manager.config.group() || peer < 0 || attrs.NetNsID != peer {
+	if attrs.Group != n.manager.config.groupOf(n.policy) {
+		return fmt.Errorf("interface %s is not that of a sandbox with mode %s", name, n.policy.Mode)
+	}
+	if peer < 0 || attrs.NetNsID != peer {
 		return fmt.Errorf("interface %s does not lead to the sandbox", name)
 	}
 	n.link = attrs.Index
@@ -211,14 +214,14 @@ func sandboxLinks(c Config) (map[int]netlink.Link, error) {
 		return nil, err
 	}
 	defer host.Close()
-	links, err := host.LinkList()
+	links, err := dump(host.LinkList)
 	if err != nil {
 		return nil, err
 	}
 	found := make(map[int]netlink.Link)
 	for _, link := range links {
 		attrs := link.Attrs()
-		if slot, ok := c.slotOf(attrs.Name); ok && attrs.Group == c.group() {
+		if slot, ok := c.slotOf(attrs.Name); ok && c.owns(attrs.Group) {
 			found[slot] = link
 		}
 	}

@@ -1,0 +1,318 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package agent
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/buntime/buntime/driver"
+	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/snapshot"
+)
+
+// memoryRests is a driver.Rests for one session.
+type memoryRests struct {
+	mu       sync.Mutex
+	wanted   uint64 // epoch of the record; 0 is none
+	version  uint64
+	rests    map[uint64]claim.Rest
+	versions map[uint64]uint64
+	key      snapshot.Key
+	down     error
+}
+
+func (m *memoryRests) Last(_ context.Context, epoch uint64) (last claim.Rest, found bool, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for e, r := range m.rests {
+		if e < epoch && !r.Snapshot.IsZero() && (!found || e > last.Epoch) {
+			last, found = r, true
+		}
+	}
+	return last, found, m.down
+}
+
+func (m *memoryRests) Load(_ context.Context, epoch uint64) (claim.Rest, uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.rests[epoch], m.versions[epoch], m.down
+}
+
+func (m *memoryRests) Note(_ context.Context, r claim.Rest, version uint64) (uint64, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.down != nil {
+		return 0, m.down
+	}
+	if m.versions[r.Epoch] != version {
+		return 0, driver.ErrFenced
+	}
+	if m.rests == nil {
+		m.rests, m.versions = map[uint64]claim.Rest{}, map[uint64]uint64{}
+	}
+	m.version++
+	m.rests[r.Epoch], m.versions[r.Epoch] = r, m.version
+	return m.version, nil
+}
+
+func (m *memoryRests) Key(context.Context) (snapshot.Key, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.key == (snapshot.Key{}) {
+		m.key = snapshot.NewKey()
+	}
+	return m.key, m.down
+}
+
+func (m *memoryRests) Wanted(_ context.Context, epoch uint64) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.wanted == epoch, m.down
+}
+
+func (m *memoryRests) fail(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.down = err
+}
+
+// seal is what a front-end does that gives a node up.
+func (m *memoryRests) seal(epoch uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r := m.rests[epoch]
+	r.Sealed = true
+	m.version++
+	if m.rests == nil {
+		m.rests, m.versions = map[uint64]claim.Rest{}, map[uint64]uint64{}
+	}
+	m.rests[epoch], m.versions[epoch] = r, m.version
+}
+
+func (f *fixture) rests() *memoryRests { return f.task.Rests.(*memoryRests) }
+
+// gone waits until the sandbox has ended, which has to be a success.
+func (f *fixture) gone(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if exit, err := f.instance.Wait(ctx); err != nil || exit.Code != 0 || exit.Err != nil {
+		t.Fatalf("exit %+v, %v", exit, err)
+	}
+	if err := f.instance.Destroy(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// wake starts the session's next life, on the same node agent.
+func (f *fixture) wake(t *testing.T) {
+	t.Helper()
+	session := *f.task.Session
+	session.Epoch++
+	task := *f.task
+	task.Session, task.AllocID = &session, task.AllocID+"-again"
+	f.rests().wanted = session.Epoch
+	var err error
+	if f.instance, err = f.agent.Start(t.Context(), &task); err != nil {
+		t.Fatal(err)
+	}
+	f.task = &task
+}
+
+const (
+	makeTree = `
+		mkdir -p a/b empty && echo one >a/one && ln -s one a/link && ln a/one a/b/hard && chmod 750 a/b && chmod 4711 a/one
+		touch -d '2001-02-03 04:05:06.123456789' a/one && truncate -s 50M sparse && echo end >>sparse && printf x >"$(printf 'odd\nname')"`
+	describeTree = `find . -mindepth 1 -name '.buntime*' -prune -o -printf '%p %y %m %s %T@ %n %l\n' | LC_ALL=C sort; find . -mindepth 1 -name '.buntime*' -prune -o -type f -print0 | LC_ALL=C sort -z | xargs -0 md5sum; du -k sparse | cut -f1`
+)
+
+// TestSleep puts a session to deep sleep three times and finds everything in it as
+// it was, with nothing left on the node meanwhile.
+func TestSleep(t *testing.T) {
+	f := newFixture(t)
+	if r := f.run(t, map[string]any{"command": makeTree}); r.ExitCode != 0 {
+		t.Fatalf("%+v", r)
+	}
+	f.run(t, map[string]any{"code": `Bun.serve({ port: 8080, fetch: () => new Response("x") })`})
+	want := f.run(t, map[string]any{"command": describeTree}).Stdout
+	for life := range 3 {
+		if info := f.info(t); !info.Durability.Dirty {
+			t.Errorf("life %d is not dirty: %+v", life, info.Durability)
+		}
+		if status := f.call(t, "POST", "/v1/sleep", map[string]any{"state": "deep-sleep"}, nil); status != 200 {
+			t.Fatalf("sleep: status %d", status)
+		}
+		f.gone(t)
+		if left, err := os.ReadDir(f.config.StateDir + "/sandboxes"); err != nil || len(left) != 0 {
+			t.Errorf("left on the node: %v, %v", left, err)
+		}
+		f.wake(t)
+		got := f.run(t, map[string]any{"command": describeTree})
+		if got.Stdout != want {
+			t.Fatalf("life %d:\n%s\nwant\n%s", life+2, got.Stdout, want)
+		}
+		if r := f.run(t, map[string]any{"command": "cat .buntime*.ts 2>/dev/null | grep -c serve"}); r.Stdout != "0\n" {
+			t.Errorf("module of code that does not run any more: %+v", r)
+		}
+		r := f.run(t, map[string]any{"command": "cat .buntime/sleeps/*.json; ls /proc/[0-9]*/comm | wc -l"})
+		if life == 0 && !strings.Contains(r.Stdout, "executionId") {
+			t.Errorf("history of the sleep: %s", r.Stdout)
+		}
+		f.run(t, map[string]any{"command": "echo more >>a/one; touch -d '2001-02-03 04:05:06.123456789' a/one"})
+		want = f.run(t, map[string]any{"command": describeTree}).Stdout
+	}
+}
+
+// TestSleepWhileInUse refuses it, unless forced; who is interrupted is told.
+func TestSleepWhileInUse(t *testing.T) {
+	f := newFixture(t)
+	result := make(chan Result, 1)
+	go func() {
+		var r Result
+		f.call(t, "POST", "/v1/execute", map[string]any{"executionId": "long", "code": "console.log('begun'); await Bun.write('begun', ''); await Bun.sleep(1e6)"}, &r)
+		result <- r
+	}()
+	f.awaitFile(t, "begun")
+	if status := f.call(t, "POST", "/v1/sleep", map[string]any{"state": "deep-sleep"}, nil); status != 409 {
+		t.Errorf("sleep of a busy session: status %d", status)
+	}
+	if status := f.call(t, "POST", "/v1/sleep", map[string]any{"state": "deep-sleep", "force": true}, nil); status != 200 {
+		t.Errorf("forced sleep: status %d", status)
+	}
+	if r := <-result; r.Reason != reasonInterrupted || r.Stdout != "begun\n" {
+		t.Errorf("%+v", r)
+	}
+	f.gone(t)
+	f.wake(t)
+	f.awaitFile(t, "begun")
+}
+
+func (f *fixture) awaitFile(t *testing.T, name string) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for f.call(t, "GET", "/v1/files/read?path="+name, nil, nil) != 200 {
+		if time.Now().After(deadline) {
+			t.Fatalf("no file %s", name)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// TestSleepWithoutStore keeps a session that cannot be stored, says why, and lets
+// it sleep when it can be.
+func TestSleepWithoutStore(t *testing.T) {
+	f := newFixture(t)
+	f.run(t, map[string]any{"command": "echo kept >file"})
+	f.rests().fail(errors.New("Consul is away"))
+	if status := f.call(t, "POST", "/v1/sleep", map[string]any{"state": "deep-sleep"}, nil); status != 503 {
+		t.Errorf("sleep: status %d", status)
+	}
+	if info := f.info(t); info.State != lifeIdle || !strings.Contains(info.Durability.Problem, "Consul is away") {
+		t.Errorf("%+v", info)
+	}
+	if r := f.run(t, map[string]any{"command": "cat file"}); r.Stdout != "kept\n" {
+		t.Errorf("%+v", r)
+	}
+	f.rests().fail(nil)
+	if status := f.call(t, "POST", "/v1/sleep", map[string]any{"state": "deep-sleep"}, nil); status != 200 {
+		t.Errorf("sleep: status %d", status)
+	}
+	f.gone(t)
+	f.wake(t)
+	if r := f.run(t, map[string]any{"command": "cat file"}); r.Stdout != "kept\n" {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestSleepBySelf goes from use to deep sleep with nobody asking for it.
+func TestSleepBySelf(t *testing.T) {
+	f := newFixtureOf(t, fixtureOptions{idleAfter: 200 * time.Millisecond, sleepAfter: 1500 * time.Millisecond})
+	f.run(t, map[string]any{"command": "echo kept >file"})
+	f.awaitIdle(t)
+	if next := f.info(t).NextTransition; next == nil || next.To != lifeAsleep {
+		t.Errorf("next %v", next)
+	}
+	f.gone(t)
+	f.wake(t)
+	if r := f.run(t, map[string]any{"command": "cat file"}); r.Stdout != "kept\n" {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestStopSleeps: a stop of the task, as by a drain, is a sleep; that of a session
+// without a record is not.
+func TestStopSleeps(t *testing.T) {
+	f := newFixture(t)
+	f.run(t, map[string]any{"command": "echo kept >file"})
+	if err := f.instance.Stop(t.Context(), 15, 20*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	f.gone(t)
+	f.wake(t)
+	if r := f.run(t, map[string]any{"command": "cat file"}); r.Stdout != "kept\n" {
+		t.Errorf("%+v", r)
+	}
+	f.rests().wanted = 0
+	if err := f.instance.Stop(t.Context(), 15, 20*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if r := f.rests().rests[f.task.Session.Epoch]; r.Asleep {
+		t.Errorf("a deleted session was stored: %+v", r)
+	}
+}
+
+// TestCheckpoints leaves a node from one moment to the other: what was there at the
+// last checkpoint wakes.
+func TestCheckpoints(t *testing.T) {
+	f := newFixtureOf(t, fixtureOptions{checkpointEvery: 200 * time.Millisecond})
+	f.run(t, map[string]any{"command": "echo kept >file; sync"})
+	deadline := time.Now().Add(30 * time.Second)
+	for f.info(t).Durability.LastCheckpoint == "" || f.info(t).Durability.Dirty {
+		if time.Now().After(deadline) {
+			t.Fatalf("no checkpoint: %+v", f.info(t).Durability)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	epoch := f.task.Session.Epoch
+	if f.rests().rests[epoch].Asleep {
+		t.Error("a checkpoint says that the session is asleep")
+	}
+	f.rests().seal(epoch)
+	old := f.instance
+	f.wakeApart(t)
+	if r := f.run(t, map[string]any{"command": "cat file"}); r.Stdout != "kept\n" {
+		t.Errorf("%+v", r)
+	}
+	// The node that was given up cannot overwrite anything any more.
+	if err := old.Stop(t.Context(), 15, 20*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if r := f.rests().rests[epoch]; r.Asleep || !r.Sealed {
+		t.Errorf("%+v", r)
+	}
+}
+
+// wakeApart is wake beside the life before, which does not know yet that it is over.
+func (f *fixture) wakeApart(t *testing.T) {
+	t.Helper()
+	task := *f.task
+	f.task = &task
+	f.task.API, f.task.Preview = freeAddress(t), freeAddress(t)
+	old := f.instance
+	f.wake(t)
+	now := f.instance
+	t.Cleanup(func() {
+		for _, i := range []driver.Instance{old, now} {
+			if err := i.Destroy(context.Background()); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}

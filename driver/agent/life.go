@@ -1,0 +1,406 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/buntime/buntime/driver/sandbox"
+)
+
+// The states of a session on its node.
+const (
+	lifeActive   = "active"
+	lifeIdle     = "idle"     // its processes stand still
+	lifeSleeping = "sleeping" // the same, and its workspace goes to the store
+	lifeAsleep   = "deep-sleep"
+	lifeGone     = "expired"
+)
+
+var (
+	// errBusy is the answer to who wants a session to rest that somebody uses.
+	errBusy = errors.New("the session is in use")
+	// errAsleep is the answer to who comes when the session has left the node.
+	errAsleep = errors.New("the session is asleep")
+	// errAwaited ends a sleep that somebody came in the middle of.
+	errAwaited = errors.New("somebody came")
+)
+
+// Transition is a change of state that comes by itself, if nothing happens before.
+type Transition struct {
+	To string `json:"to"`
+	At string `json:"at"`
+}
+
+// schedule says when a session changes its state by itself. It is all there is to
+// the timing, and has no clock.
+type schedule struct {
+	idleAfter  time.Duration // without activity; 0 is never
+	sleepAfter time.Duration // the same
+	expires    time.Time     // zero: never
+}
+
+// next is the next transition of a session in state that was active last at last,
+// and is now if busy. The zero time says that none will come.
+func (c schedule) next(state string, last time.Time, busy bool) (to string, at time.Time) {
+	switch {
+	case state == lifeActive && !busy && c.idleAfter > 0:
+		to, at = lifeIdle, last.Add(c.idleAfter)
+	case state == lifeIdle && c.sleepAfter > 0:
+		to, at = lifeAsleep, last.Add(c.sleepAfter)
+	}
+	if !c.expires.IsZero() && (at.IsZero() || c.expires.Before(at)) {
+		to, at = lifeGone, c.expires
+	}
+	return to, at
+}
+
+// freezer stops the processes of a session, and lets them go on.
+type freezer interface {
+	Freeze(ctx context.Context) error
+	Thaw() error
+}
+
+// freezeTimeout bounds a freeze: 0.2 ms as a rule, longer where processes are deep
+// in the kernel.
+const freezeTimeout = 5 * time.Second
+
+// life is what keeps a session awake and puts it to rest: it counts who is using
+// it, stops its processes when nobody has for long enough, and has them going again
+// before anybody who comes gets further.
+type life struct {
+	schedule
+	freezer freezer
+	log     hclog.Logger
+	now     func() time.Time
+	// after is time.AfterFunc; a test's clock has its own.
+	after func(time.Duration, func()) stopper
+	// note is told when the session was active last, once it is idle.
+	note func(last time.Time)
+	// sleepy is called when it has been idle for long enough to sleep. It calls
+	// rest, and is called again some time after that has failed.
+	sleepy func()
+
+	// transition is held while processes are stopped or let go, so that who comes
+	// in the middle waits for the end of it.
+	transition sync.Mutex
+
+	mu     sync.Mutex // of what follows; never held for long
+	state  string
+	last   time.Time // of activity
+	busy   map[string]int
+	holds  int // what must not be stopped but is no activity
+	timer  stopper
+	closed bool
+	fails  int                     // sleeps that have failed in a row
+	abort  context.CancelCauseFunc // of a sleep that who comes may end
+}
+
+// stopper is a timer that can be stopped.
+type stopper interface{ Stop() bool }
+
+func newLife(c schedule, f freezer, last time.Time, log hclog.Logger) *life {
+	return &life{
+		schedule: c, freezer: f, log: log, now: time.Now, state: lifeActive, last: last, busy: make(map[string]int),
+		after: func(d time.Duration, f func()) stopper { return time.AfterFunc(d, f) },
+		note:  func(time.Time) {}, sleepy: func() {},
+	}
+}
+
+// begin starts the clock.
+func (l *life) begin() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.arm(l.last.Add(l.idleAfter).Sub(l.now()))
+}
+
+// arm has the session considered after d. Called with mu held.
+func (l *life) arm(d time.Duration) {
+	if l.timer != nil {
+		l.timer.Stop()
+	}
+	if !l.closed && l.idleAfter > 0 {
+		l.timer = l.after(max(d, 0), l.consider)
+	}
+}
+
+// consider brings the session to the rest that it is due.
+func (l *life) consider() {
+	l.transition.Lock()
+	defer l.transition.Unlock()
+	last, idle := l.settle()
+	if idle && l.freeze() == nil {
+		l.note(last)
+	}
+}
+
+// freeze stops the processes of a session whose state is idle already: who comes
+// waits for the transition, which the caller holds.
+func (l *life) freeze() error {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), freezeTimeout, errors.New("the processes did not stand still in time"))
+	defer cancel()
+	err := l.freezer.Freeze(ctx)
+	if err != nil {
+		l.log.Warn("could not make the session idle; trying again later", "error", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		l.state = lifeActive
+		l.arm(l.idleAfter)
+		return err
+	}
+	if l.sleepAfter > 0 {
+		l.arm(l.last.Add(l.sleepAfter).Sub(l.now()))
+	}
+	return nil
+}
+
+// settle makes the state idle if it has to be, and sees to it that an idle
+// session sleeps.
+func (l *life) settle() (last time.Time, idle bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	unused := l.now().Sub(l.last)
+	switch {
+	case l.closed:
+	case l.state == lifeIdle && l.sleepAfter > 0:
+		if unused < l.sleepAfter {
+			l.arm(l.sleepAfter - unused)
+			break
+		}
+		l.arm(backoff(l.fails)) // unless it sleeps then
+		go l.sleepy()
+	case l.state != lifeActive:
+	case len(l.busy) > 0 || l.holds > 0:
+		l.arm(l.idleAfter) // whose end is activity
+	case unused < l.idleAfter:
+		l.arm(l.idleAfter - unused)
+	default:
+		l.state = lifeIdle
+		return l.last, true
+	}
+	return l.last, false
+}
+
+// backoff is the pause after so many failures to sleep in a row: the store may be
+// away for hours, and the session is safe where it is.
+func backoff(fails int) time.Duration { return min(10*time.Second<<min(fails, 10), 5*time.Minute) }
+
+// rest stops the processes and does save, after which the session is asleep here
+// for good. While that takes place, who comes waits, or ends it if yielding. When
+// save fails the session is idle. One that is in use is errBusy, unless forced:
+// whoever uses it then finds its processes standing still.
+func (l *life) rest(ctx context.Context, forced, yielding bool, save func(context.Context) error) error {
+	l.transition.Lock()
+	defer l.transition.Unlock()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	l.mu.Lock()
+	was := l.state
+	switch {
+	case l.closed || was == lifeAsleep:
+		l.mu.Unlock()
+		return errAsleep
+	case len(l.busy) > 0 && !forced:
+		l.mu.Unlock()
+		return errBusy
+	}
+	l.state = lifeSleeping
+	if yielding {
+		l.abort = cancel
+	}
+	l.mu.Unlock()
+	var err error
+	if was == lifeActive {
+		frozen, stop := context.WithTimeoutCause(ctx, freezeTimeout, errors.New("the processes did not stand still in time"))
+		err = l.freezer.Freeze(frozen)
+		stop()
+	}
+	if err == nil {
+		err = save(ctx)
+	}
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.abort = nil
+	if err != nil {
+		l.state = lifeIdle // whoever waits thaws it
+		l.fails++
+		l.arm(backoff(l.fails))
+		return err
+	}
+	l.state, l.closed = lifeAsleep, true
+	if l.timer != nil {
+		l.timer.Stop()
+	}
+	return nil
+}
+
+// idleNow makes the session idle at once, unless it is in use.
+func (l *life) idleNow() error {
+	l.transition.Lock()
+	defer l.transition.Unlock()
+	l.mu.Lock()
+	switch {
+	case l.closed:
+		l.mu.Unlock()
+		return errAsleep
+	case l.state == lifeIdle:
+		l.mu.Unlock()
+		return nil
+	case len(l.busy) > 0:
+		l.mu.Unlock()
+		return errBusy
+	}
+	l.state = lifeIdle
+	last := l.last
+	l.mu.Unlock()
+	if err := l.freeze(); err != nil {
+		return err
+	}
+	l.note(last)
+	return nil
+}
+
+// use marks the session as used for a reason until leave is called, and returns
+// once its processes run.
+func (l *life) use(why string) (leave func(), err error) {
+	l.mu.Lock()
+	l.busy[why]++
+	l.last = l.now()
+	l.mu.Unlock()
+	leave = sync.OnceFunc(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.busy[why]--; l.busy[why] == 0 {
+			delete(l.busy, why)
+		}
+		l.last = l.now()
+	})
+	if err := l.wake(); err != nil {
+		leave()
+		return nil, err
+	}
+	return leave, nil
+}
+
+// touch is use for a moment.
+func (l *life) touch() error {
+	l.mu.Lock()
+	l.last = l.now()
+	l.mu.Unlock()
+	return l.wake()
+}
+
+// hold keeps the processes running without being activity. It does not wake them.
+func (l *life) hold() (release func()) {
+	l.mu.Lock()
+	l.holds++
+	l.mu.Unlock()
+	return sync.OnceFunc(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.holds--
+	})
+}
+
+// wake lets the processes go on if they stand still.
+func (l *life) wake() error {
+	l.mu.Lock()
+	running := l.state == lifeActive
+	if l.abort != nil {
+		l.abort(errAwaited)
+	}
+	l.mu.Unlock()
+	if running {
+		return nil
+	}
+	l.transition.Lock()
+	defer l.transition.Unlock()
+	l.mu.Lock()
+	state := l.state
+	l.mu.Unlock()
+	switch state {
+	case lifeActive:
+		return nil
+	case lifeAsleep:
+		return errAsleep
+	}
+	if err := l.freezer.Thaw(); err != nil {
+		return fmt.Errorf("wake the session: %w", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.state, l.fails = lifeActive, 0
+	l.arm(l.idleAfter)
+	return nil
+}
+
+// look tells the state without touching it.
+func (l *life) look() (state string, last time.Time, reasons []string, next *Transition) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	reasons = make([]string, 0, len(l.busy))
+	for why := range l.busy {
+		reasons = append(reasons, why)
+	}
+	slices.Sort(reasons)
+	state = l.state
+	if state == lifeSleeping {
+		state = lifeIdle // until it is over
+	}
+	if to, at := l.next(state, l.last, len(l.busy) > 0); !at.IsZero() {
+		next = &Transition{To: to, At: timestamp(at)}
+	}
+	return state, l.last, reasons, next
+}
+
+// close stops the clock and leaves everything as it is.
+func (l *life) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	if l.timer != nil {
+		l.timer.Stop()
+	}
+}
+
+// lifeNote is what a later process of the plugin has to know of a session's life.
+// Whether its processes stand still it asks the kernel.
+type lifeNote struct {
+	LastActive time.Time `json:"lastActive"`
+}
+
+const lifeFile = "life.json"
+
+func (s *Session) noteActivity(last time.Time) {
+	b, err := json.Marshal(lifeNote{LastActive: last})
+	if err == nil {
+		err = s.box.Keep(lifeFile, b)
+	}
+	if err != nil {
+		s.log.Warn("could not note when the session was active last", "error", err)
+	}
+}
+
+// notedActivity is what an earlier process noted, now if it did not.
+func notedActivity(box *sandbox.Sandbox) time.Time {
+	var note lifeNote
+	b, err := box.Kept(lifeFile)
+	if err != nil || json.Unmarshal(b, &note) != nil || note.LastActive.IsZero() {
+		return time.Now()
+	}
+	return note.LastActive
+}

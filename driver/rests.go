@@ -1,0 +1,162 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package driver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/snapshot"
+)
+
+// ErrFenced says that an epoch of a session is not this node's any more.
+var ErrFenced = errors.New("the session lives elsewhere")
+
+// Rests is where a node notes snapshots of one session (claim.Rest). Its methods
+// may be called from any goroutine; each takes a deadline with a cause.
+type Rests interface {
+	// Last is the latest rest with a snapshot of an epoch before epoch; false if
+	// there is none.
+	Last(ctx context.Context, epoch uint64) (claim.Rest, bool, error)
+	// Load reads the rest of an epoch and its version; without one, both are zero.
+	Load(ctx context.Context, epoch uint64) (claim.Rest, uint64, error)
+	// Note stores r over the version that Load or Note has returned and returns the
+	// new one. ErrFenced if another is stored.
+	Note(ctx context.Context, r claim.Rest, version uint64) (uint64, error)
+	// Key is what the session's snapshots are sealed with. It is made when it is
+	// asked for first.
+	Key(ctx context.Context) (snapshot.Key, error)
+	// Wanted says whether the session still has a record, and that is of epoch.
+	Wanted(ctx context.Context, epoch uint64) (bool, error)
+}
+
+// restTimeout bounds one way to Consul and back. Unlike a claim, a note may wait
+// for a change of leader: what it would lose is more.
+const restTimeout = 10 * time.Second
+
+// consulRests keeps rests in Consul KV.
+type consulRests struct {
+	kv      *api.KV
+	prefix  string
+	session string
+}
+
+func (r *consulRests) get(ctx context.Context, key string, into any) (version uint64, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, restTimeout, fmt.Errorf("no answer from Consul within %s", restTimeout))
+	defer cancel()
+	// Consistent: what a stale server says could be a snapshot that is pruned.
+	pair, _, err := r.kv.Get(key, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %w", key, because(ctx, err))
+	}
+	if pair == nil {
+		return 0, nil
+	}
+	if err := json.Unmarshal(pair.Value, into); err != nil {
+		return 0, fmt.Errorf("decode %s: %w", key, err)
+	}
+	return pair.ModifyIndex, nil
+}
+
+func because(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// Last implements Rests.
+func (r *consulRests) Last(ctx context.Context, epoch uint64) (last claim.Rest, found bool, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, restTimeout, fmt.Errorf("no answer from Consul within %s", restTimeout))
+	defer cancel()
+	folder := claim.RestFolder(r.prefix, r.session)
+	pairs, _, err := r.kv.List(folder, (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
+	if err != nil {
+		return last, false, fmt.Errorf("list %s: %w", folder, because(ctx, err))
+	}
+	for _, pair := range pairs {
+		var rest claim.Rest
+		if err := json.Unmarshal(pair.Value, &rest); err != nil {
+			return last, false, fmt.Errorf("decode %s: %w", pair.Key, err)
+		}
+		if rest.Epoch < epoch && !rest.Snapshot.IsZero() && (!found || rest.Epoch > last.Epoch) {
+			last, found = rest, true
+		}
+	}
+	return last, found, nil
+}
+
+// Load implements Rests.
+func (r *consulRests) Load(ctx context.Context, epoch uint64) (rest claim.Rest, version uint64, err error) {
+	version, err = r.get(ctx, claim.RestKey(r.prefix, r.session, epoch), &rest)
+	return rest, version, err
+}
+
+// Note implements Rests.
+func (r *consulRests) Note(ctx context.Context, rest claim.Rest, version uint64) (uint64, error) {
+	value, err := json.Marshal(rest)
+	if err != nil {
+		return 0, fmt.Errorf("encode rest: %w", err)
+	}
+	key := claim.RestKey(r.prefix, r.session, rest.Epoch)
+	limited, cancel := context.WithTimeoutCause(ctx, restTimeout, fmt.Errorf("no answer from Consul within %s", restTimeout))
+	defer cancel()
+	ok, _, err := r.kv.CAS(&api.KVPair{Key: key, Value: value, ModifyIndex: version}, new(api.WriteOptions).WithContext(limited))
+	if err != nil {
+		err = because(limited, err)
+	}
+	// An answer may be lost after the note was stored, so what counts is what is
+	// there.
+	stored, now, readErr := r.Load(ctx, rest.Epoch)
+	switch {
+	case readErr != nil:
+		return 0, fmt.Errorf("note rest of %s: %w", r.session, errors.Join(err, readErr))
+	case now != 0 && stored.Snapshot.Digest == rest.Snapshot.Digest && stored.Asleep == rest.Asleep && stored.Alloc == rest.Alloc && !stored.Sealed:
+		return now, nil
+	case !ok && err == nil, stored.Sealed:
+		return 0, fmt.Errorf("note rest of %s for epoch %d: %w", r.session, rest.Epoch, ErrFenced)
+	case err == nil:
+		err = errors.New("another note came after it")
+	}
+	return 0, fmt.Errorf("note rest of %s: %w", r.session, err)
+}
+
+// Key implements Rests.
+func (r *consulRests) Key(ctx context.Context) (key snapshot.Key, err error) {
+	name := claim.DataKey(r.prefix, r.session)
+	version, err := r.get(ctx, name, &key)
+	if err != nil || version != 0 {
+		return key, err
+	}
+	key = snapshot.NewKey()
+	value, err := json.Marshal(key)
+	if err != nil {
+		return key, fmt.Errorf("encode key: %w", err)
+	}
+	limited, cancel := context.WithTimeoutCause(ctx, restTimeout, fmt.Errorf("no answer from Consul within %s", restTimeout))
+	defer cancel()
+	if _, _, err := r.kv.CAS(&api.KVPair{Key: name, Value: value}, new(api.WriteOptions).WithContext(limited)); err != nil {
+		return key, fmt.Errorf("store key of %s: %w", r.session, because(limited, err))
+	}
+	// Whoever stored one first, that is the key.
+	if version, err = r.get(ctx, name, &key); err == nil && version == 0 {
+		err = fmt.Errorf("store key of %s: it is gone again", r.session)
+	}
+	return key, err
+}
+
+// Wanted implements Rests.
+func (r *consulRests) Wanted(ctx context.Context, epoch uint64) (bool, error) {
+	var record struct {
+		Epoch uint64 `json:"epoch"`
+	}
+	version, err := r.get(ctx, claim.RecordKey(r.prefix, r.session), &record)
+	return version != 0 && record.Epoch == epoch, err
+}

@@ -1,0 +1,99 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	nomad "github.com/hashicorp/nomad/api"
+
+	"github.com/buntime/buntime/e2e/client"
+	"github.com/buntime/buntime/e2e/stack"
+)
+
+// TestLife goes through what needs a system with short times, and a node of its
+// own that may be drained and lost.
+func TestLife(t *testing.T) {
+	if system.stack == nil {
+		t.Skip("it starts a system of its own, beside the one that the environment names")
+	}
+	ctx, cancel := context.WithTimeoutCause(context.Background(), 6*time.Minute, errors.New("the life of sessions took over 6 minutes"))
+	t.Cleanup(cancel)
+	s, err := stack.Start(ctx, stack.Options{
+		IdleAfter: time.Second, SleepAfter: 3 * time.Second, CheckpointEvery: time.Second,
+		Frontend: M{"reap_interval": "1s"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		stopCtx, cancel := context.WithTimeoutCause(context.Background(), 3*time.Minute, errors.New("the system is still there after 3 minutes"))
+		defer cancel()
+		if t.Failed() {
+			t.Log(s.Logs("front-end", 40), s.Logs("nomad-client", 60))
+		}
+		if err := s.Stop(stopCtx); err != nil {
+			t.Error(err)
+		}
+	})
+	api := client.New(s.URL, s.Keys[0].Key)
+	begin := func(t *testing.T) *session { return createSession(t, ctx, api, M{}) }
+
+	t.Run("by itself", func(t *testing.T) {
+		own := begin(t)
+		own.write("file", "kept")
+		own.background(`Bun.serve({ port: 8080, fetch: () => new Response("x") })`)
+		own.awaitState("idle")
+		own.awaitState("deep-sleep")
+		equal(t, "file", own.read("file"), "kept")
+		equal(t, "state", own.info().State, "active")
+	})
+	t.Run("a drain", func(t *testing.T) {
+		own := begin(t)
+		own.write("file", "drained")
+		nodes, _, err := s.Nomad.Nodes().List(nil)
+		if err != nil || len(nodes) != 1 {
+			t.Fatalf("nodes %v, %v", nodes, err)
+		}
+		node := nodes[0].ID
+		drain := &nomad.DrainSpec{Deadline: time.Second}
+		if _, err := s.Nomad.Nodes().UpdateDrain(node, drain, false, nil); err != nil {
+			t.Fatal(err)
+		}
+		own.awaitState("deep-sleep")
+		if _, err := s.Nomad.Nodes().UpdateDrain(node, nil, true, nil); err != nil {
+			t.Fatal(err)
+		}
+		equal(t, "file", own.read("file"), "drained")
+	})
+	t.Run("a session whose sandbox dies", func(t *testing.T) {
+		own := begin(t)
+		own.shell("echo kept >file; sync")
+		eventually(t, ctx, "a checkpoint", 30*time.Second, func() (bool, string) {
+			i := own.info()
+			return i.Durability.LastCheckpoint != "" && !i.Durability.Dirty, brief(i)
+		})
+		allocs, _, err := s.Nomad.Jobs().Allocations(own.host(), false, nil)
+		if err != nil || len(allocs) != 1 {
+			t.Fatalf("allocations %v, %v", allocs, err)
+		}
+		if err := s.Nomad.Allocations().Signal(&nomad.Allocation{ID: allocs[0].ID}, nil, "session", "SIGKILL"); err != nil {
+			t.Fatal(err)
+		}
+		equal(t, "file of the last checkpoint", own.read("file"), "kept\n")
+	})
+}
+
+// awaitState waits until the session's info tells of a state, which it does not
+// change by asking.
+func (s *session) awaitState(want string) {
+	s.t.Helper()
+	eventually(s.t, s.ctx, "state "+want, time.Minute, func() (bool, string) {
+		i := s.info()
+		return i.State == want, brief(i)
+	})
+}
