@@ -58,13 +58,18 @@ func (m *bench) sandboxes() {
 
 // withoutLayers are the layers of a sandbox that can be switched off, by the
 // names that the last table has them under, each with how to do that.
-var withoutLayers = map[string]func(*sandbox.Config){}
+var withoutLayers = func() map[string]func(*sandbox.Config) {
+	layers := make(map[string]func(*sandbox.Config))
+	for _, l := range []sandbox.Layer{
+		sandbox.LayerSeccomp, sandbox.LayerLandlock, sandbox.LayerProc, sandbox.LayerPrivileges, sandbox.LayerDescriptors,
+	} {
+		layers[string(l)] = func(c *sandbox.Config) { c.Without = []sandbox.Layer{l} }
+	}
+	return layers
+}()
 
 // layers compares a start with every layer to one without each of them.
 func (m *bench) layers() {
-	if len(withoutLayers) == 0 {
-		return
-	}
 	const rounds = 40
 	rootfs := m.rootfs()
 	names := append([]string{""}, slices.Sorted(maps.Keys(withoutLayers))...)

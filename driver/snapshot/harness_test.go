@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -48,8 +49,8 @@ var atEnd []func()
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	for i := len(atEnd) - 1; i >= 0; i-- {
-		atEnd[i]()
+	for _, f := range slices.Backward(atEnd) {
+		f()
 	}
 	os.Exit(code)
 }

@@ -73,7 +73,7 @@ func (r *Repository) names(ctx context.Context, s Session, p Pointer) ([]string,
 	r.mu.Lock()
 	known, ok := r.known[s.ID]
 	r.mu.Unlock()
-	if ok && known.base == p.Digest && !p.IsZero() {
+	if ok && known.exact && known.base == p.Digest && !p.IsZero() {
 		chunks = known.chunks
 	} else {
 		m, err := r.loadManifest(ctx, s, p)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -62,7 +63,7 @@ func (r *Repository) restore(ctx context.Context, s Session, p Pointer, path str
 	if err := job.run(ctx, m.chunks.pieces()); err != nil {
 		return err
 	}
-	r.remember(s.ID, state{p.Digest, m.chunks})
+	r.remember(s.ID, state{p.Digest, m.chunks, true})
 	return nil
 }
 
@@ -115,9 +116,10 @@ func (j *restore) run(ctx context.Context, pieces []piece) error {
 	var next atomic.Int64
 	for range min(j.r.config.Workers, len(pieces)) {
 		g.Go(func() error {
-			sealed, plain := make([]byte, maxObject), make([]byte, 0, frameSize)
+			b := buffers.Get().(*buffer)
+			defer buffers.Put(b)
 			for n := next.Add(1) - 1; n < int64(len(pieces)); n = next.Add(1) - 1 {
-				if err := j.piece(ctx, pieces[n], sealed, plain); err != nil {
+				if err := j.piece(ctx, pieces[n], b.sealed[:], b.plain[:]); err != nil {
 					return err
 				}
 			}
@@ -126,6 +128,14 @@ func (j *restore) run(ctx context.Context, pieces []piece) error {
 	}
 	return g.Wait()
 }
+
+// buffer is what a worker needs.
+type buffer struct {
+	sealed [maxObject]byte
+	plain  [frameSize]byte
+}
+
+var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
 // piece fetches a piece and writes its chunks into the image.
 func (j *restore) piece(ctx context.Context, p piece, sealed, plain []byte) error {

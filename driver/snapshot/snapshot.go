@@ -55,7 +55,10 @@ type Repository struct {
 // state is what is known of a session's snapshots without asking the store.
 type state struct {
 	base   string // digest of the pointer that it is about
-	chunks table  // those of base; after a failure, also those that were stored since
+	chunks table
+	// exact means that chunks are those of base. After a failure they are not: then
+	// those that were stored since are instead of those that they are a change of.
+	exact bool
 }
 
 // New returns a repository in s, which the caller closes after it.
@@ -216,10 +219,10 @@ func (r *Repository) snapshot(ctx context.Context, req Request) (Pointer, Stats,
 		w.chunks = table{} // the store has lost some of it: the next time stores all
 	}
 	if err != nil {
-		r.remember(req.Session.ID, state{req.Last.Digest, w.chunks})
+		r.remember(req.Session.ID, state{req.Last.Digest, w.chunks, false})
 		return Pointer{}, w.stats, err
 	}
-	r.remember(req.Session.ID, state{p.Digest, w.chunks})
+	r.remember(req.Session.ID, state{p.Digest, w.chunks, true})
 	return p, w.stats, nil
 }
 
@@ -299,7 +302,7 @@ type generation struct {
 
 func newGeneration(epoch uint64, serial uint32) generation {
 	var b [4]byte
-	rand.Read(b[:]) //nolint:errcheck // crypto/rand never fails
+	rand.Read(b[:]) // never fails
 	return generation{epoch, serial, hex.EncodeToString(b[:])}
 }
 

@@ -42,12 +42,13 @@ func NewProxy(s *Server) (*Proxy, error) {
 	// The Host of a request stays: Swift tells clients the URL of their account by
 	// it, and so they come here again.
 	p.backward = &httputil.ReverseProxy{
-		Director:  func(r *http.Request) { r.URL.Scheme, r.URL.Host = "http", s.Address() },
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.Out.URL.Scheme, r.Out.URL.Host, r.Out.Host = "http", s.Address(), r.In.Host
+		},
 		Transport: &http.Transport{MaxIdleConnsPerHost: 32, DisableCompression: true},
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) {
 			panic(http.ErrAbortHandler) // as if there were no proxy
 		},
-		ErrorLog: nil,
 	}
 	p.server = &http.Server{Handler: p, ReadHeaderTimeout: time.Minute}
 	go p.server.Serve(l) //nolint:errcheck // ends with Close

@@ -70,7 +70,7 @@ func Start(ctx context.Context, dir string) (*Server, error) {
 	return s, nil
 }
 
-// AuthURL, User and Key are what a client of version 1 needs.
+// AuthURL is where a client logs in, with version 1 of the protocol.
 func (s *Server) AuthURL() string { return s.url(s.ports.Proxy) + "/auth/v1.0" }
 
 // User is the name to log in with.

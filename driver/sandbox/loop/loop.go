@@ -24,6 +24,12 @@ type Mode struct {
 	ReadOnly bool
 	// BlockSize of the device, in bytes.
 	BlockSize uint32
+	// Buffered reads and writes through the page cache: for an image that has just
+	// been written and is in there, where direct I/O would wait for the disk.
+	// Measured on a restored workspace with 3,300 files, to read all of them took
+	// 0.1 to 0.6 s so, and 0.8 to 2.9 s with direct I/O. The price is that pages may
+	// be in memory twice, as long as nobody else needs it.
+	Buffered bool
 }
 
 func (m Mode) flags() int {
@@ -37,7 +43,7 @@ func (m Mode) flags() int {
 // kernel unbinds it by itself once it is neither open nor mounted, so that no
 // crash leaves one behind.
 //
-// The device reads and writes the image directly, past the page cache: pages of
+// Unless Buffered, the device reads and writes the image directly, past the page cache: pages of
 // a file in it would otherwise be in memory twice. Measured, that is as fast for
 // small files and a third faster for big ones.
 func Attach(image *os.File, mode Mode) (*os.File, error) {
@@ -47,7 +53,10 @@ func Attach(image *os.File, mode Mode) (*os.File, error) {
 	}
 	defer control.Close()
 	config := unix.LoopConfig{Fd: uint32(image.Fd()), Size: mode.BlockSize}
-	config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR | unix.LO_FLAGS_DIRECT_IO
+	config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR
+	if !mode.Buffered {
+		config.Info.Flags |= unix.LO_FLAGS_DIRECT_IO
+	}
 	if mode.ReadOnly {
 		config.Info.Flags |= unix.LO_FLAGS_READ_ONLY
 	}

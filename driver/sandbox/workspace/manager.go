@@ -144,7 +144,7 @@ func (m *Manager) CreateFrom(ctx context.Context, id string, size int64, fill fu
 	if err := m.checkSpace(size); err != nil {
 		return nil, fmt.Errorf("create workspace %s: %w", id, err)
 	}
-	w, err := m.buildWith(func(path string) error { return fill(ctx, path) })
+	w, err := m.buildWith(func(path string) error { return fill(ctx, path) }, restoredMode)
 	if err != nil {
 		return nil, fmt.Errorf("create workspace %s: %w", id, err)
 	}
@@ -168,7 +168,7 @@ func (m *Manager) Open(_ context.Context, id string) (*Workspace, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := m.openImage(path, loop.Find)
+	w, err := m.openImage(path, loop.Find, loopMode)
 	if err != nil {
 		return nil, fmt.Errorf("open workspace %s: %w", id, err)
 	}
@@ -180,8 +180,8 @@ func (m *Manager) Open(_ context.Context, id string) (*Workspace, error) {
 	return w, nil
 }
 
-// openImage mounts the image at path, on the loop device that find returns.
-func (m *Manager) openImage(path string, find func(*os.File, loop.Mode) (*os.File, error)) (_ *Workspace, err error) {
+// openImage mounts the image at path, on the loop device that find returns for mode.
+func (m *Manager) openImage(path string, find func(*os.File, loop.Mode) (*os.File, error), mode loop.Mode) (_ *Workspace, err error) {
 	image, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -191,7 +191,7 @@ func (m *Manager) openImage(path string, find func(*os.File, loop.Mode) (*os.Fil
 			image.Close()
 		}
 	}()
-	dev, err := find(image, loopMode)
+	dev, err := find(image, mode)
 	if err != nil {
 		return nil, err
 	}
@@ -212,18 +212,18 @@ func (m *Manager) build(ctx context.Context, size int64) (*Workspace, error) {
 	if err != nil {
 		return nil, err
 	}
-	return m.buildWith(t.create)
+	return m.buildWith(t.create, loopMode)
 }
 
 // buildWith makes a workspace of the image that create makes.
-func (m *Manager) buildWith(create func(path string) error) (*Workspace, error) {
+func (m *Manager) buildWith(create func(path string) error, mode loop.Mode) (*Workspace, error) {
 	name := fmt.Sprintf("new-%d", m.serial.Add(1))
 	path := filepath.Join(m.config.Dir, readyDir, name+suffix)
 	if err := create(path); err != nil {
 		_ = os.Remove(path)
 		return nil, err
 	}
-	w, err := m.openImage(path, loop.Attach)
+	w, err := m.openImage(path, loop.Attach, mode)
 	if err != nil {
 		_ = os.Remove(path)
 		return nil, err

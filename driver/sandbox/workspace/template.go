@@ -31,7 +31,11 @@ type piece struct {
 }
 
 // loopMode is how images are bound.
-var loopMode = loop.Mode{BlockSize: blockSize}
+var (
+	loopMode = loop.Mode{BlockSize: blockSize}
+	// restoredMode is for an image that has just been written.
+	restoredMode = loop.Mode{BlockSize: blockSize, Buffered: true}
+)
 
 const (
 	blockSize = 4096

@@ -21,8 +21,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/buntime/buntime/driver/snapshot/store"
 	"golang.org/x/sys/unix"
+
+	"github.com/buntime/buntime/driver/snapshot/store"
 )
 
 // temporary begins the names of files that are being written. No object's name
