@@ -55,11 +55,13 @@ var capabilities = &drivers.Capabilities{
 // Nomad agent's configuration. Defaults are set in config.go: a default in the
 // specification would not reach a block that is absent.
 var pluginConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
-	"rootfs":      hclspec.NewAttr("rootfs", "string", false),
-	"bun":         hclspec.NewAttr("bun", "string", false),
-	"init":        hclspec.NewAttr("init", "string", false),
-	"state_dir":   hclspec.NewAttr("state_dir", "string", false),
-	"node_secret": hclspec.NewAttr("node_secret", "string", false),
+	"rootfs":         hclspec.NewAttr("rootfs", "string", false),
+	"bun":            hclspec.NewAttr("bun", "string", false),
+	"init":           hclspec.NewAttr("init", "string", false),
+	"state_dir":      hclspec.NewAttr("state_dir", "string", false),
+	"runsc":          hclspec.NewAttr("runsc", "string", false),
+	"node_secret":    hclspec.NewAttr("node_secret", "string", false),
+	"preview_access": hclspec.NewAttr("preview_access", "string", false),
 	"consul": hclspec.NewBlock("consul", false, hclspec.NewObject(map[string]*hclspec.Spec{
 		"address": hclspec.NewAttr("address", "string", false),
 		"token":   hclspec.NewAttr("token", "string", false),
@@ -119,4 +121,5 @@ var taskConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 	"pids_max":  hclspec.NewAttr("pids_max", "number", false),
 	"disk":      hclspec.NewAttr("disk", "number", false),
 	"files_max": hclspec.NewAttr("files_max", "number", false),
+	"isolation": hclspec.NewAttr("isolation", "string", false),
 })

@@ -41,7 +41,7 @@ func taskCgroup(t *testing.T, cfg *drivers.TaskConfig) string {
 		dir := filepath.Join(share, scope+".scope")
 		must.NoError(t, os.MkdirAll(dir, 0o755))
 		t.Cleanup(func() { removeCgroup(t, top) })
-		for _, d := range []string{top, share} {
+		for _, d := range []string{root, top, share} {
 			must.NoError(t, os.WriteFile(filepath.Join(d, "cgroup.subtree_control"), []byte("+cpuset +cpu +io +memory +pids"), 0o644))
 		}
 		return dir

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -49,17 +50,23 @@ const minSecret = 16
 
 // Config is the plugin's configuration, decoded, checked and with defaults.
 type Config struct {
-	Rootfs   string // host directory of the sandboxes' root; may be empty
+	Rootfs   string // host directory or image file of the sandboxes' root; may be empty
 	Bun      string // path of Bun inside Rootfs
 	Init     string // host path of buntime-init
 	StateDir string // host directory for what must outlive the plugin
+	// Runsc is the host path of gVisor's runsc; empty where there is none.
+	// RunscGiven tells that the configuration names it.
+	Runsc      string
+	RunscGiven bool
 
 	// NodeSecret is what front-ends and nodes derive tokens from. Without it
 	// the node serves no sessions.
 	NodeSecret []byte
-	Consul     ConsulConfig
-	Network    NetworkConfig
-	Life       LifeConfig
+	// PreviewAccess says whose requests the preview ports of sessions take.
+	PreviewAccess Access
+	Consul        ConsulConfig
+	Network       NetworkConfig
+	Life          LifeConfig
 	// Store is where snapshots of sessions go. Default: a directory below StateDir,
 	// which no other node can read.
 	Store    backend.Config
@@ -78,6 +85,17 @@ type LifeConfig struct {
 	// meanwhile; 0 is never.
 	CheckpointEvery time.Duration
 }
+
+// Access says who may use a listener of the node.
+type Access string
+
+const (
+	// AccessAny is everybody who can reach it, such as any proxy that has found
+	// it in Consul's catalog.
+	AccessAny Access = "any"
+	// AccessFrontEnd is front-ends alone, which show a token.
+	AccessFrontEnd Access = "front-end"
+)
 
 // ConsulConfig says how to reach Consul. What is empty comes from Consul's
 // usual environment variables and defaults.
@@ -115,16 +133,18 @@ type LimitDefaults struct {
 
 // rawConfig is the form of pluginConfigSpec.
 type rawConfig struct {
-	Rootfs     string     `codec:"rootfs"`
-	Bun        string     `codec:"bun"`
-	Init       string     `codec:"init"`
-	StateDir   string     `codec:"state_dir"`
-	NodeSecret string     `codec:"node_secret"`
-	Consul     rawConsul  `codec:"consul"`
-	Network    rawNetwork `codec:"network"`
-	Session    rawLife    `codec:"session"`
-	Store      rawStore   `codec:"store"`
-	Defaults   rawLimits  `codec:"defaults"`
+	Rootfs        string     `codec:"rootfs"`
+	Bun           string     `codec:"bun"`
+	Init          string     `codec:"init"`
+	StateDir      string     `codec:"state_dir"`
+	Runsc         string     `codec:"runsc"`
+	NodeSecret    string     `codec:"node_secret"`
+	PreviewAccess string     `codec:"preview_access"`
+	Consul        rawConsul  `codec:"consul"`
+	Network       rawNetwork `codec:"network"`
+	Session       rawLife    `codec:"session"`
+	Store         rawStore   `codec:"store"`
+	Defaults      rawLimits  `codec:"defaults"`
 }
 
 type rawConsul struct {
@@ -170,11 +190,14 @@ func parseConfig(data []byte) (*Config, error) {
 		}
 	}
 	config := &Config{
-		Rootfs:     raw.Rootfs,
-		Bun:        or(raw.Bun, DefaultBun),
-		Init:       raw.Init,
-		StateDir:   or(raw.StateDir, DefaultStateDir),
-		NodeSecret: []byte(or(raw.NodeSecret, os.Getenv(secretEnv))),
+		Rootfs:        raw.Rootfs,
+		Bun:           or(raw.Bun, DefaultBun),
+		Init:          raw.Init,
+		StateDir:      or(raw.StateDir, DefaultStateDir),
+		Runsc:         or(raw.Runsc, onPath("runsc")),
+		RunscGiven:    raw.Runsc != "",
+		NodeSecret:    []byte(or(raw.NodeSecret, os.Getenv(secretEnv))),
+		PreviewAccess: Access(or(raw.PreviewAccess, string(AccessAny))),
 		Consul: ConsulConfig{
 			Address: raw.Consul.Address,
 			Token:   raw.Consul.Token,
@@ -189,7 +212,7 @@ func parseConfig(data []byte) (*Config, error) {
 		config.Init = filepath.Join(filepath.Dir(exe), "..", "libexec", "buntime-init")
 	}
 	for _, p := range []struct{ key, path string }{
-		{"rootfs", config.Rootfs}, {"bun", config.Bun}, {"init", config.Init}, {"state_dir", config.StateDir},
+		{"rootfs", config.Rootfs}, {"bun", config.Bun}, {"init", config.Init}, {"state_dir", config.StateDir}, {"runsc", config.Runsc},
 	} {
 		if p.path != "" && !filepath.IsAbs(p.path) {
 			return nil, fmt.Errorf("plugin config: %s must be an absolute path, got %q", p.key, p.path)
@@ -197,6 +220,9 @@ func parseConfig(data []byte) (*Config, error) {
 	}
 	if n := len(config.NodeSecret); n != 0 && n < minSecret {
 		return nil, fmt.Errorf("plugin config: node_secret must have at least %d characters, got %d", minSecret, n)
+	}
+	if config.PreviewAccess != AccessAny && config.PreviewAccess != AccessFrontEnd {
+		return nil, fmt.Errorf("plugin config: preview_access is %q or %q, not %q", AccessAny, AccessFrontEnd, config.PreviewAccess)
 	}
 	var err error
 	if config.Network, err = raw.Network.parse(); err != nil {
@@ -306,6 +332,15 @@ func (raw *rawLimits) parse(defaults LimitDefaults) (LimitDefaults, error) {
 	}
 	defaults.FilesMax, err = whole("files_max", raw.FilesMax, defaults.FilesMax, 64, 1<<20)
 	return defaults, err
+}
+
+// onPath is the absolute path of a program on PATH, "" where there is none.
+func onPath(name string) string {
+	found, err := exec.LookPath(name)
+	if err != nil || !filepath.IsAbs(found) {
+		return ""
+	}
+	return found
 }
 
 func or(s, otherwise string) string {

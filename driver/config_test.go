@@ -57,6 +57,7 @@ func TestPluginConfigDefaults(t *testing.T) {
 		must.StrHasSuffix(t, "/libexec/buntime-init", config.Init)
 		must.Eq(t, "", config.Rootfs)
 		must.Eq(t, 0, len(config.NodeSecret))
+		must.Eq(t, AccessAny, config.PreviewAccess)
 		must.Eq(t, ConsulConfig{Prefix: "buntime"}, config.Consul)
 		must.Eq(t, "198.18.0.0/15", config.Network.Pool.String())
 		must.Eq(t, builtin, config.Defaults)
@@ -73,6 +74,8 @@ func TestPluginConfig(t *testing.T) {
 		init = "/opt/init"
 		state_dir = "/srv/state"
 		node_secret = "0123456789abcdef"
+		preview_access = "front-end"
+		runsc = "/opt/runsc"
 		consul {
 			address = "127.0.0.1:8501"
 			token = "t"
@@ -95,9 +98,12 @@ func TestPluginConfig(t *testing.T) {
 	must.NoError(t, err)
 	must.Eq(t, "/srv/rootfs", config.Rootfs)
 	must.Eq(t, "/bin/bun", config.Bun)
+	must.Eq(t, "/opt/runsc", config.Runsc)
+	must.True(t, config.RunscGiven)
 	must.Eq(t, "/opt/init", config.Init)
 	must.Eq(t, "/srv/state", config.StateDir)
 	must.Eq(t, "0123456789abcdef", string(config.NodeSecret))
+	must.Eq(t, AccessFrontEnd, config.PreviewAccess)
 	must.Eq(t, ConsulConfig{Address: "127.0.0.1:8501", Token: "t", Prefix: "tools/buntime"}, config.Consul)
 	must.Eq(t, netip.MustParsePrefix("10.99.0.0/16"), config.Network.Pool)
 	must.Eq(t, []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("2001:db8::/32")}, config.Network.Deny)
@@ -122,6 +128,7 @@ func TestPluginConfigErrors(t *testing.T) {
 		`init = "init"`:                              `init must be an absolute path`,
 		`state_dir = "state"`:                        `state_dir must be an absolute path`,
 		`node_secret = "short"`:                      `node_secret must have at least 16 characters, got 5`,
+		`preview_access = "nobody"`:                  `preview_access is "any" or "front-end"`,
 		`network { pool = "10.0.0.0" }`:              `network: pool must be a range such as`,
 		`network { pool = "2001:db8::/64" }`:         `pool must be an IPv4 range`,
 		`network { pool = "10.0.0.0/31" }`:           `pool must be an IPv4 range`,
@@ -179,6 +186,9 @@ func TestTaskConfig(t *testing.T) {
 		"code = \"1\"\npids_max = 64\ndisk = 5120\nfiles_max = 256": {
 			Script: "/local/.code.ts", Code: "1", Limits: LimitDefaults{PidsMax: 64, DiskMB: 5120, FilesMax: 256},
 		},
+		"code = \"1\"\nisolation = \"gvisor\"": {
+			Script: "/local/.code.ts", Code: "1", Limits: builtin, Isolation: IsolationGVisor,
+		},
 		"code = \"1\"\nnetwork {\n mode = \"none\"\n}": {
 			Script: "/local/.code.ts", Code: "1", Limits: builtin, Network: &NetworkPolicy{Mode: "none"},
 		},
@@ -221,6 +231,7 @@ func TestTaskConfigErrors(t *testing.T) {
 		"code = \"1\"\npids_max = 15":                       `pids_max must be a whole number from 16 to 4194304, got 15`,
 		"code = \"1\"\ndisk = 1":                            `disk must be`,
 		"code = \"1\"\nfiles_max = 2000000":                 `files_max must be`,
+		"code = \"1\"\nisolation = \"vm\"":                  `isolation must be "process" or "gvisor", got "vm"`,
 		"code = \"1\"\nnetwork { mode = \"open\" }":         `network: mode must be "none", "internet" or "allow", got "open"`,
 		"code = \"1\"\nnetwork { mode = \"allow\" }":        `network: mode "allow" needs an allow list`,
 		"code = \"1\"\nnetwork { allow = [\"a.example\"] }": `network: allow is for mode "allow"`,

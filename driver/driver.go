@@ -43,6 +43,7 @@ type Driver struct {
 	events *eventer.Eventer
 	tasks  taskStore
 	bun    bunVersion
+	runsc  runscVersion
 
 	mu      sync.Mutex // of what follows
 	config  *Config    // nil before SetConfig
@@ -203,6 +204,11 @@ func (d *Driver) start(cfg *drivers.TaskConfig) (*drivers.TaskHandle, error) {
 	task := newTask(cfg, tc, config)
 	if err := refuse(cfg, task); err != nil {
 		return nil, err
+	}
+	if tc.Isolation == IsolationGVisor {
+		if _, err := d.runsc.read(d.ctx, config); err != nil {
+			return nil, fmt.Errorf("isolation %q: %w", IsolationGVisor, err)
+		}
 	}
 	if err := prepare(cfg, tc); err != nil {
 		return nil, err

@@ -18,6 +18,8 @@ import (
 
 	"github.com/hashicorp/nomad/plugins/drivers"
 	pstructs "github.com/hashicorp/nomad/plugins/shared/structs"
+
+	"github.com/buntime/buntime/driver/sandbox/rootfs"
 )
 
 // fingerprintPeriod is Nomad's own drivers'.
@@ -66,9 +68,9 @@ func (d *Driver) fingerprint(ctx context.Context) *drivers.Fingerprint {
 	case os.Geteuid() != 0:
 		return undetected(drivers.DriverRequiresRootMessage)
 	case config.Rootfs == "":
-		return undetected(`plugin config has no rootfs: set it to the directory of the sandboxes' root file system`)
+		return undetected(`plugin config has no rootfs: set it to the directory or image of the sandboxes' root file system`)
 	}
-	node := lookAtKernel()
+	node := lookAtKernel(ctx)
 	found := &drivers.Fingerprint{
 		Attributes: node.attributes(),
 		Health:     drivers.HealthStateHealthy,
@@ -93,6 +95,12 @@ func (d *Driver) fingerprint(ctx context.Context) *drivers.Fingerprint {
 		}
 	}
 	found.HealthDescription = drivers.DriverHealthy
+	if version, err := d.runsc.read(ctx, config); err == nil {
+		set(".isolation."+IsolationGVisor, pstructs.NewStringAttribute(version))
+	} else if config.RunscGiven {
+		// The node is healthy for all other tasks, but somebody wanted this.
+		found.HealthDescription += fmt.Sprintf("; isolation %q is not available: %v", IsolationGVisor, err)
+	}
 	if len(missing) != 0 {
 		found.Health = drivers.HealthStateUnhealthy
 		found.HealthDescription = strings.Join(missing, "; ")
@@ -118,7 +126,8 @@ func executable(path string) error {
 	return nil
 }
 
-// bunVersion runs a rootfs's `bun --version` once for each binary it sees.
+// bunVersion runs a rootfs's `bun --version` once for each binary, or image with
+// one, that it sees.
 type bunVersion struct {
 	mu      sync.Mutex
 	seen    os.FileInfo
@@ -127,10 +136,13 @@ type bunVersion struct {
 
 func (b *bunVersion) read(ctx context.Context, config *Config) (string, error) {
 	path := filepath.Join(config.Rootfs, config.Bun)
-	if err := executable(path); err != nil {
+	source, image := path, rootfs.IsImage(config.Rootfs)
+	if image {
+		source = config.Rootfs
+	} else if err := executable(path); err != nil {
 		return "", fmt.Errorf("bun %s: %w (set rootfs in the plugin config)", path, err)
 	}
-	info, err := os.Stat(path)
+	info, err := os.Stat(source)
 	if err != nil {
 		return "", fmt.Errorf("bun: %w", err)
 	}
@@ -138,6 +150,18 @@ func (b *bunVersion) read(ctx context.Context, config *Config) (string, error) {
 	defer b.mu.Unlock()
 	if b.seen != nil && os.SameFile(b.seen, info) && b.seen.ModTime().Equal(info.ModTime()) {
 		return b.version, nil
+	}
+	dir := config.Rootfs
+	if image {
+		opened, err := rootfs.Open(config.Rootfs)
+		if err != nil {
+			return "", err
+		}
+		defer opened.Close()
+		dir = opened.Dir()
+		if err := executable(filepath.Join(dir, config.Bun)); err != nil {
+			return "", fmt.Errorf("bun %s: %w (set rootfs in the plugin config)", path, err)
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, bunVersionTimeout)
 	defer cancel()
@@ -147,7 +171,7 @@ func (b *bunVersion) read(ctx context.Context, config *Config) (string, error) {
 	cmd.Dir = "/"
 	cmd.Env = []string{}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Chroot:     config.Rootfs,
+		Chroot:     dir,
 		Credential: &syscall.Credential{Uid: 65534, Gid: 65534},
 	}
 	out, err := cmd.CombinedOutput()

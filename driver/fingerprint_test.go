@@ -53,6 +53,11 @@ func TestFingerprintUndetected(t *testing.T) {
 	must.MapEmpty(t, found.Attributes)
 }
 
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
 // hostAsRootfs is a plugin config that takes the host for a rootfs, with
 // a program that prints a version.
 func hostAsRootfs(t *testing.T) map[string]any {
@@ -87,10 +92,43 @@ func TestFingerprintHealthy(t *testing.T) {
 		must.MapContainsKey(t, found.Attributes, name)
 		must.Eq(t, want, found.Attributes[name].GoString(), must.Sprint(name))
 	}
-	for _, name := range []string{"cgroup", "cgroup_kill", "overlayfs", "landlock"} {
+	for _, name := range []string{"cgroup", "cgroup_kill", "cgroup_burst", "cgroup_memory_peak", "cgroup_swap", "overlayfs", "landlock"} {
 		must.MapContainsKey(t, found.Attributes, "driver.bun."+name)
 		t.Log(name, found.Attributes["driver.bun."+name].GoString())
 	}
+	// What is said of cgroups is what is mounted.
+	layout, v2 := found.Attributes["driver.bun.cgroup"].GoString(), exists("/sys/fs/cgroup/cgroup.controllers")
+	must.Eq(t, v2, layout == "v2", must.Sprint(layout))
+	if v2 { // and every kernel that this runs on has all of these
+		for _, name := range []string{"cgroup_kill", "cgroup_burst", "cgroup_memory_peak"} {
+			must.Eq(t, "true", found.Attributes["driver.bun."+name].GoString(), must.Sprint(name))
+		}
+	}
+}
+
+// TestFingerprintGVisor wants gVisor told of where it is, and where it was
+// asked for and is not; a node without is as healthy.
+func TestFingerprintGVisor(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	t.Setenv("PATH", t.TempDir())
+	found := first(t, newPlugin(t, runtimes[0], hostAsRootfs(t)))
+	must.Eq(t, "Healthy", found.HealthDescription)
+	must.MapNotContainsKey(t, found.Attributes, "driver.bun.isolation.gvisor")
+
+	config := hostAsRootfs(t)
+	config["runsc"] = filepath.Join(filepath.Dir(config["bun"].(string)), "runsc")
+	found = first(t, newPlugin(t, runtimes[0], config))
+	must.Eq(t, drivers.HealthStateHealthy, found.Health)
+	must.StrContains(t, found.HealthDescription, `isolation "gvisor" is not available: runsc `+config["runsc"].(string)+": not there")
+	must.MapNotContainsKey(t, found.Attributes, "driver.bun.isolation.gvisor")
+
+	text := "#!/bin/sh\n[ \"$*\" = --version ] && printf 'runsc version release-20260831.0\\nspec: 1.2.1\\n'\n"
+	must.NoError(t, os.WriteFile(config["runsc"].(string), []byte(text), 0o755))
+	found = first(t, newPlugin(t, runtimes[0], config))
+	must.Eq(t, "Healthy", found.HealthDescription)
+	must.Eq(t, "release-20260831.0", found.Attributes["driver.bun.isolation.gvisor"].GoString())
 }
 
 func TestFingerprintUnhealthy(t *testing.T) {

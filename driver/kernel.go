@@ -4,16 +4,20 @@
 package driver
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/google/nftables"
 	pstructs "github.com/hashicorp/nomad/plugins/shared/structs"
 	"golang.org/x/sys/unix"
+
+	"github.com/buntime/buntime/driver/sandbox/cgroup"
 )
 
 // Cgroup layouts. Hybrid is v1 with an extra v2 hierarchy without controllers,
@@ -28,45 +32,70 @@ const (
 type kernel struct {
 	cgroup      string   // layout; empty if there is none
 	controllers []string // wanted controllers that are not there
+	features    cgroup.Info
+	unusable    error // why no cgroup of ours could be made
 	userns      bool
 	overlayfs   bool
 	ext4        bool
 	loop        bool
 	seccomp     bool
-	cgroupKill  bool
 	landlock    int // ABI version; 0 is none
 	nftables    error
 }
 
-func lookAtKernel() *kernel {
+func lookAtKernel(ctx context.Context) *kernel {
 	k := &kernel{
-		userns:     readNumber("/proc/sys/user/max_user_namespaces") > 0,
-		overlayfs:  hasFilesystem("overlay"),
-		ext4:       hasFilesystem("ext4"),
-		loop:       exists("/dev/loop-control"),
-		seccomp:    exists("/proc/sys/kernel/seccomp/actions_avail"),
-		cgroupKill: kernelAtLeast(5, 14), // cgroup.kill is not in the root cgroup, where one could look
-		landlock:   landlockABI(),
-		nftables:   tryNftables(),
+		userns:    readNumber("/proc/sys/user/max_user_namespaces") > 0,
+		overlayfs: hasFilesystem("overlay"),
+		ext4:      hasFilesystem("ext4"),
+		loop:      exists("/dev/loop-control"),
+		seccomp:   exists("/proc/sys/kernel/seccomp/actions_avail"),
+		landlock:  landlockABI(),
+		nftables:  tryNftables(),
 	}
 	k.cgroup, k.controllers = lookAtCgroups("/sys/fs/cgroup")
-	if k.cgroup == cgroupV1 {
-		k.cgroupKill = false
+	if k.cgroup != "" && len(k.controllers) == 0 {
+		k.features, k.unusable = probedCgroups.probe(ctx)
 	}
 	return k
 }
 
+// cgroupProbe makes a cgroup to see what it can do: its files are not in the
+// root cgroup, where one could look otherwise. One success is enough for the
+// life of the process.
+type cgroupProbe struct {
+	mu   sync.Mutex
+	done bool
+	info cgroup.Info
+}
+
+var probedCgroups cgroupProbe
+
+func (p *cgroupProbe) probe(ctx context.Context) (cgroup.Info, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.done {
+		return p.info, nil
+	}
+	info, err := cgroup.Detect(ctx)
+	p.done, p.info = err == nil, info
+	return info, err
+}
+
 func (k *kernel) attributes() map[string]*pstructs.Attribute {
 	attributes := map[string]*pstructs.Attribute{
-		"cgroup":      pstructs.NewStringAttribute(k.cgroup),
-		"cgroup_kill": pstructs.NewBoolAttribute(k.cgroupKill),
-		"userns":      pstructs.NewBoolAttribute(k.userns),
-		"overlayfs":   pstructs.NewBoolAttribute(k.overlayfs),
-		"ext4":        pstructs.NewBoolAttribute(k.ext4),
-		"loop":        pstructs.NewBoolAttribute(k.loop),
-		"seccomp":     pstructs.NewBoolAttribute(k.seccomp),
-		"landlock":    pstructs.NewIntAttribute(int64(k.landlock), ""),
-		"nftables":    pstructs.NewBoolAttribute(k.nftables == nil),
+		"cgroup":             pstructs.NewStringAttribute(k.cgroup),
+		"cgroup_kill":        pstructs.NewBoolAttribute(k.features.Kill),
+		"cgroup_burst":       pstructs.NewBoolAttribute(k.features.Burst),
+		"cgroup_memory_peak": pstructs.NewBoolAttribute(k.features.MemoryPeak),
+		"cgroup_swap":        pstructs.NewBoolAttribute(k.features.Swap),
+		"userns":             pstructs.NewBoolAttribute(k.userns),
+		"overlayfs":          pstructs.NewBoolAttribute(k.overlayfs),
+		"ext4":               pstructs.NewBoolAttribute(k.ext4),
+		"loop":               pstructs.NewBoolAttribute(k.loop),
+		"seccomp":            pstructs.NewBoolAttribute(k.seccomp),
+		"landlock":           pstructs.NewIntAttribute(int64(k.landlock), ""),
+		"nftables":           pstructs.NewBoolAttribute(k.nftables == nil),
 	}
 	named := make(map[string]*pstructs.Attribute, len(attributes))
 	for name, value := range attributes {
@@ -87,6 +116,9 @@ func (k *kernel) missing() []string {
 	if k.cgroup != "" && len(k.controllers) != 0 {
 		need(false, fmt.Sprintf("cgroup controllers %s: enable them (kernel command line, cgroup.subtree_control)",
 			strings.Join(k.controllers, ", ")))
+	}
+	if k.unusable != nil {
+		need(false, fmt.Sprintf("cgroups that can be used (%v)", k.unusable))
 	}
 	need(k.userns, "user namespaces: set the sysctl user.max_user_namespaces above 0")
 	need(k.ext4, "ext4: load the kernel module ext4")
@@ -168,14 +200,6 @@ func kernelRelease() string {
 		return ""
 	}
 	return unix.ByteSliceToString(name.Release[:])
-}
-
-func kernelAtLeast(major, minor int) bool {
-	var gotMajor, gotMinor int
-	if _, err := fmt.Sscanf(kernelRelease(), "%d.%d", &gotMajor, &gotMinor); err != nil {
-		return false
-	}
-	return gotMajor > major || gotMajor == major && gotMinor >= minor
 }
 
 func readNumber(path string) int {

@@ -100,6 +100,8 @@ type Task struct {
 	// may be shared by tasks.
 	CpusetCgroup string
 	Limits       Limits
+	// Isolation is IsolationProcess, as which empty counts, or IsolationGVisor.
+	Isolation string
 
 	// Env is for every process of the sandbox. It holds no credentials of the
 	// plugin, and for a session nothing of Nomad's.

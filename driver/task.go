@@ -37,6 +37,8 @@ func newTask(cfg *drivers.TaskConfig, tc *taskConfig, config *Config) *Task {
 		Stderr:  cfg.StderrPath,
 		Session: tc.Session,
 		Network: tc.Network,
+
+		Isolation: tc.Isolation,
 		Limits: Limits{
 			CPUCores: tc.CPUCores,
 			Pids:     tc.Limits.PidsMax,
@@ -106,6 +108,8 @@ func refuse(cfg *drivers.TaskConfig, task *Task) error {
 	case group && task.Network != nil:
 		return errors.New(`network block of the task's config: the group's network is in mode "bridge", "none" or of CNI, and what that ` +
 			`reaches is not the bun driver's to say; leave the block out, or have the group's network in mode "host"`)
+	case group && task.Isolation == IsolationGVisor:
+		return errors.New(`isolation "gvisor" brings a network stack of its own, which cannot share an allocation's: use network mode "host"`)
 	case task.Session == nil:
 		return nil
 	case group:

@@ -39,6 +39,8 @@ type taskConfig struct {
 	CPUCores float64
 	Limits   LimitDefaults
 	Network  *NetworkPolicy // nil if the block is not there
+	// Isolation is IsolationProcess, as which empty counts, or IsolationGVisor.
+	Isolation string
 
 	// Code is what Script shall hold, if it is not there already.
 	Code string
@@ -55,6 +57,8 @@ type rawTaskConfig struct {
 	Disk     any         `codec:"disk"`
 	FilesMax any         `codec:"files_max"`
 	Network  *rawPolicy  `codec:"network"`
+
+	Isolation string `codec:"isolation"`
 }
 
 type rawPolicy struct {
@@ -111,6 +115,11 @@ func (raw *rawTaskConfig) parse(defaults LimitDefaults) (*taskConfig, error) {
 	// A quota has a period of 100 ms, of which the kernel grants at least 1.
 	if tc.CPUCores, err = decimal("cpu_cores", raw.CPUCores, 0, 0.01, 1024); err != nil {
 		return nil, err
+	}
+	switch tc.Isolation = raw.Isolation; tc.Isolation {
+	case "", IsolationProcess, IsolationGVisor:
+	default:
+		return nil, fmt.Errorf("isolation must be %q or %q, got %q", IsolationProcess, IsolationGVisor, raw.Isolation)
 	}
 	if raw.Network != nil {
 		if _, err := network.ParsePolicy(raw.Network.Mode, raw.Network.Allow); err != nil {

@@ -34,6 +34,28 @@ const ordinaryName = "hello" // job, task and service
 
 func runOrdinary(t *testing.T) *ordinary {
 	t.Helper()
+	return runOrdinaryAs(t, func(*nomad.Job) {})
+}
+
+// runOrdinaryAs is runOrdinary with what change makes of the job.
+func runOrdinaryAs(t *testing.T, change func(*nomad.Job)) *ordinary {
+	t.Helper()
+	j := registerOrdinary(t, change)
+	j.eventually("the job runs", func() error {
+		list, _, err := j.nomad.Jobs().Allocations(ordinaryName, false, nil)
+		if err != nil || len(list) != 1 || list[0].ClientStatus != "running" {
+			return fmt.Errorf("allocations: %+v, %w", list, err)
+		}
+		j.alloc, _, err = j.nomad.Allocations().Info(list[0].ID, nil)
+		return err
+	})
+	j.eventually("its port answers", j.answers)
+	return j
+}
+
+// registerOrdinary asks for the job and waits for nothing.
+func registerOrdinary(t *testing.T, change func(*nomad.Job)) *ordinary {
+	t.Helper()
 	if system.stack == nil {
 		t.Skip("the system is not ours to run other jobs on")
 	}
@@ -50,6 +72,7 @@ func runOrdinary(t *testing.T) *ordinary {
 	if err != nil {
 		t.Fatal(err)
 	}
+	change(job)
 	if _, _, err := j.nomad.Jobs().Register(job, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -58,15 +81,6 @@ func runOrdinary(t *testing.T) *ordinary {
 			t.Error(err)
 		}
 	})
-	j.eventually("the job runs", func() error {
-		list, _, err := j.nomad.Jobs().Allocations(ordinaryName, false, nil)
-		if err != nil || len(list) != 1 || list[0].ClientStatus != "running" {
-			return fmt.Errorf("allocations: %+v, %w", list, err)
-		}
-		j.alloc, _, err = j.nomad.Allocations().Info(list[0].ID, nil)
-		return err
-	})
-	j.eventually("its port answers", j.answers)
 	return j
 }
 
@@ -122,6 +136,11 @@ func (j *ordinary) exec(tty bool, stdin string, command ...string) (int, string,
 // sandbox tells one start of the sandbox from another.
 func (j *ordinary) sandbox() string {
 	j.t.Helper()
+	// The program answers before Nomad has taken note that it runs.
+	j.eventually("Nomad lets commands in", func() error {
+		_, err := j.nomad.Allocations().Exec(j.ctx, j.alloc, ordinaryName, false, []string{"true"}, strings.NewReader(""), io.Discard, io.Discard, nil, nil)
+		return err
+	})
 	_, out, _ := j.exec(false, "", "sh", "-c", "cut -d' ' -f22 /proc/1/stat")
 	return out
 }

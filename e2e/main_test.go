@@ -61,9 +61,8 @@ func run(m *testing.M) (int, error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(context.Background(), 5*time.Minute, errors.New("the system is not up after 5 minutes"))
 	defer cancel()
-	system.paid, system.free, system.enterprise = "btk_e2e-paid-0123456789", "btk_e2e-free-0123456789", "btk_e2e-enterprise-0123456789"
-	s, err := stack.Start(ctx, stack.Options{Frontend: M{
-		"keys":             keySettings(),
+	system.paid, system.free, system.enterprise = stack.NewKey(), stack.NewKey(), stack.NewKey()
+	s, err := stack.Start(ctx, stack.Options{Keys: keySettings(), Frontend: M{
 		"shutdown_timeout": "2s", // tests of a gentle end do not wait for long executions
 	}})
 	if err != nil {
@@ -74,7 +73,7 @@ func run(m *testing.M) (int, error) {
 	shared = client.New(system.base, "")
 
 	code := m.Run()
-	err = tearDown(s)
+	err = errors.Join(tearDown(s), secretsKept(s))
 	if path := os.Getenv("BUNTIME_E2E_LOG"); path != "" {
 		err = errors.Join(err, copyLogs(s, path))
 	}
@@ -90,12 +89,12 @@ func run(m *testing.M) (int, error) {
 
 // keySettings are the plans as they are, but for the requests a minute: these
 // tests make more.
-func keySettings() []M {
+func keySettings() []stack.Key {
 	const many = 1_000_000
-	return []M{
-		{"key": system.paid, "account": "paid", "plan": "paid", "limits": M{"requests": many}},
-		{"key": system.free, "account": "free", "plan": "free", "limits": M{"requests": many}},
-		{"key": system.enterprise, "account": "enterprise", "plan": "enterprise", "limits": M{"requests": many, "sessions": 1000}},
+	return []stack.Key{
+		{Key: system.paid, Account: "paid", Plan: "paid", Limits: M{"requests": many}},
+		{Key: system.free, Account: "free", Plan: "free", Limits: M{"requests": many}},
+		{Key: system.enterprise, Account: "enterprise", Plan: "enterprise", Limits: M{"requests": many, "sessions": 1000}},
 	}
 }
 

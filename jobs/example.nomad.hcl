@@ -50,7 +50,15 @@ job "hello" {
           console.log("listening on", server.url.href);
         EOF
         args = ["Nomad"]
+
+        # On a kernel of its own, gVisor's. Not every node has that: see below.
+        # isolation = "gvisor"
       }
+
+      # constraint {
+      #   attribute = "${attr.driver.bun.isolation.gvisor}"
+      #   operator  = "is_set"
+      # }
 
       env {
         GREETING = "Hello"

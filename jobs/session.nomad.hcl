@@ -76,6 +76,12 @@ job "ses-SESSION" {
         max_file_size = 1
       }
 
+      # For gVisor's kernel: isolation = "gvisor" in config, and here
+      #
+      #   constraint {
+      #     attribute = "${attr.driver.bun.isolation.gvisor}"
+      #     operator  = "is_set"
+      #   }
       config {
         session {
           id         = "ses_SESSION"

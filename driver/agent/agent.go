@@ -74,6 +74,7 @@ func open(ctx context.Context, config *driver.Config, log hclog.Logger, without 
 		Init:            config.Init,
 		Bun:             config.Bun,
 		CertFile:        certs,
+		Runsc:           config.Runsc,
 		Network:         networkOf(config),
 		ReadyWorkspaces: readyWorkspaces,
 		ReadySize:       config.Defaults.DiskMB << 20,
@@ -257,6 +258,8 @@ func specOf(task *driver.Task) (sandbox.Spec, error) {
 		Env:    task.Env,
 		Policy: policy,
 		Netns:  task.Netns,
+
+		Isolation: sandbox.Isolation(task.Isolation),
 	}
 	if task.Cgroup == "" {
 		spec.Scope = cgroup.OwnScope(task.AllocID + "." + task.Name)
@@ -285,7 +288,11 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox, end func()) 
 	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	f := &files{root: root, uid: workspaceOwner}
-	w, err := watchWrites(root)
+	events := uint64(closedEvents)
+	if box.Isolation() == sandbox.IsolationGVisor {
+		events = changedEvents
+	}
+	w, err := watchWrites(root, events)
 	if err != nil {
 		root.Close()
 		cancel(err)
@@ -311,6 +318,9 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox, end func()) 
 		s.expiry = time.AfterFunc(time.Until(s.Expires), end)
 	}
 	s.goDo(w.run)
+	if in, ok := box.Units().(sandbox.Inspector); ok && s.MemoryLimit > 0 {
+		s.goDo(func() { s.keepMemory(in) })
+	}
 	s.goDo(s.tidy)
 	return s, nil
 }

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/buntime/buntime/driver/guest/wire"
-	"github.com/buntime/buntime/driver/sandbox/cgroup"
+	"github.com/buntime/buntime/driver/sandbox"
 )
 
 // ExecuteRequest is the body of POST /v1/execute.
@@ -132,7 +132,7 @@ var errStale = errors.New("the runner is out of date")
 // runCommand runs a shell.
 func (s *Session) runCommand(ctx context.Context, req ExecuteRequest, l label, dir string, timeout time.Duration) (*execution, error) {
 	unit := newUnit(commandUnit)
-	g, err := s.box.Group().NewExecution(unit)
+	g, err := s.box.Units().New(unit)
 	if err != nil {
 		return nil, fmt.Errorf("create cgroup of a command: %w", err)
 	}
@@ -233,7 +233,7 @@ func (s *Session) follow(e *execution, c *guest) {
 		}
 		if err != nil {
 			s.log.Warn("lost an execution", "execution", e.ExecutionID, "error", err)
-			e.endedBy(reasonInterrupted)
+			e.endedBy(lossReason(e))
 			e.finish(128+9, 9)
 		}
 		e.output.close()
@@ -241,6 +241,15 @@ func (s *Session) follow(e *execution, c *guest) {
 		<-e.recorded
 		s.settle(e)
 	})
+}
+
+// lossReason is why an execution ended of which init will tell no more: with the
+// whole sandbox, where the kernel ended that for its memory.
+func lossReason(e *execution) string {
+	if e.hostKills != nil && e.hostKills() > e.killsBefore {
+		return reasonOOM
+	}
+	return reasonInterrupted
 }
 
 // occupy keeps the session awake for e until it is answered.
@@ -361,10 +370,11 @@ func (s *Session) outOfMemory(r Result) *Error {
 }
 
 // newExecution begins the clock of an execution.
-func (s *Session) newExecution(l label, unit string, g *cgroup.Execution, timeout time.Duration) *execution {
+func (s *Session) newExecution(l label, unit string, g sandbox.Unit, timeout time.Duration) *execution {
 	l.StartedAt = time.Now()
 	l.Deadline = l.StartedAt.Add(timeout)
 	e := newExecution(l, unit, g, s.limit)
+	s.countKills(e)
 	e.writes, e.written = s.writes, s.writes.begin()
 	return e
 }

@@ -9,8 +9,10 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/buntime/buntime/driver/guest/wire"
-	"github.com/buntime/buntime/driver/sandbox/cgroup"
+	"github.com/buntime/buntime/driver/sandbox"
 )
 
 // Why an execution ended, as clients see it.
@@ -73,7 +75,7 @@ type label struct {
 type execution struct {
 	label
 	unit    string // the name that init and the cgroup know it by
-	group   *cgroup.Execution
+	group   sandbox.Unit
 	output  *output
 	journal *journal
 	// cpuBefore is what the runner's start took, which is nobody's.
@@ -89,6 +91,12 @@ type execution struct {
 	writes  *writes
 	written *written
 
+	// hostKills counts what the host's kernel killed in the session for its
+	// memory, where it cannot tell whose it was; nil where it can. killsBefore is
+	// the number when this began.
+	hostKills   func() uint64
+	killsBefore uint64
+
 	// released is true once group is gone. The session's lock guards it.
 	released bool
 
@@ -102,7 +110,7 @@ type execution struct {
 }
 
 // newRecovered is an execution that an earlier process of the plugin began.
-func newRecovered(l label, x wire.Execution, g *cgroup.Execution, limit int64) *execution {
+func newRecovered(l label, x wire.Execution, g sandbox.Unit, limit int64) *execution {
 	e := newExecution(l, x.ID, g, limit)
 	e.pid = x.Pid
 	return e
@@ -114,7 +122,7 @@ const (
 	stateExited     = "exited"
 )
 
-func newExecution(l label, unit string, g *cgroup.Execution, limit int64) *execution {
+func newExecution(l label, unit string, g sandbox.Unit, limit int64) *execution {
 	return &execution{
 		label: l, unit: unit, group: g,
 		output:   newOutput(limit),
@@ -222,6 +230,8 @@ func (e *execution) measure(code, signal int) Result {
 	case e.why != "":
 		r.Reason = e.why
 	case oomKills > 0 && code != 0:
+		r.Reason = reasonOOM
+	case signal == int(unix.SIGKILL) && e.hostKills != nil && e.hostKills() > e.killsBefore:
 		r.Reason = reasonOOM
 	case signal != 0:
 		r.Reason = reasonSignal

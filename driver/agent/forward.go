@@ -78,7 +78,7 @@ func (f *forward) pass(outer *net.TCPConn) {
 	if err != nil {
 		return
 	}
-	inner := conn.(*net.TCPConn)
+	inner := conn.(halves)
 	defer inner.Close()
 	stop := context.AfterFunc(f.ctx, func() {
 		outer.Close()
@@ -91,8 +91,14 @@ func (f *forward) pass(outer *net.TCPConn) {
 	up.Wait()
 }
 
+// halves are connections that can end in one direction.
+type halves interface {
+	net.Conn
+	CloseWrite() error
+}
+
 // half copies one direction and hands the end of it on.
-func half(to, from *net.TCPConn) {
+func half(to, from halves) {
 	if _, err := io.Copy(to, from); err != nil {
 		to.Close()
 		from.Close()

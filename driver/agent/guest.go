@@ -15,7 +15,6 @@ import (
 	"github.com/buntime/buntime/driver"
 	"github.com/buntime/buntime/driver/guest/wire"
 	"github.com/buntime/buntime/driver/sandbox"
-	"github.com/buntime/buntime/driver/sandbox/cgroup"
 )
 
 // guest is a connection to init that carries one request.
@@ -46,8 +45,8 @@ func (h guestHost) request(ctx context.Context, req wire.Request, files []*os.Fi
 }
 
 // requestIn is request for a process that joins the cgroup g.
-func (h guestHost) requestIn(ctx context.Context, req wire.Request, g *cgroup.Execution) (*guest, error) {
-	files, err := g.JoinFiles(h.box.Owner())
+func (h guestHost) requestIn(ctx context.Context, req wire.Request, g sandbox.Unit) (*guest, error) {
+	files, err := g.JoinFiles()
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +65,7 @@ func (h guestHost) ask(ctx context.Context, req wire.Request, files []*os.File) 
 }
 
 // exec runs a command with its input and output on the connection.
-func (h guestHost) exec(ctx context.Context, unit string, g *cgroup.Execution, opts driver.ExecOptions, dir string) (int, error) {
+func (h guestHost) exec(ctx context.Context, unit string, g sandbox.Unit, opts driver.ExecOptions, dir string) (int, error) {
 	c, err := h.requestIn(ctx, wire.Request{
 		Op: wire.OpExec, ID: unit, Argv: opts.Command, TTY: opts.TTY, Stdin: opts.Stdin != nil, Dir: dir,
 	}, g)

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/buntime/buntime/driver/door"
 )
 
 // maxBody bounds a request's body: the front-end has checked it against the
@@ -30,19 +32,22 @@ type server struct {
 	done chan struct{}
 }
 
+// Connections that one session's listeners have room for. They are front-ends'
+// and proxies', which use one for each request that is under way.
+const (
+	apiConnections     = 1024
+	previewConnections = 2048
+)
+
+// limits leave room for what front-ends add to a head, and for clients that are
+// as slow as they may be there.
+var limits = door.Limits{Header: door.MaxHeader + 8<<10, Head: 10 * time.Second, Idle: 5 * time.Minute, Stall: time.Minute}
+
 // serve answers on l with h until close.
-func (s *Session) serve(l net.Listener, h http.Handler) {
-	srv := server{
-		http: &http.Server{
-			Handler:           h,
-			ReadHeaderTimeout: 30 * time.Second,
-			IdleTimeout:       5 * time.Minute,
-			MaxHeaderBytes:    64 << 10,
-			ErrorLog:          s.log.StandardLogger(nil),
-		},
-		done: make(chan struct{}),
-	}
+func (s *Session) serve(l net.Listener, h http.Handler, connections int) {
+	srv := server{http: door.NewServer(h, limits, s.log.StandardLogger(nil)), done: make(chan struct{})}
 	s.servers = append(s.servers, srv)
+	l = door.Limit(l, door.Room{All: connections})
 	go func() {
 		defer close(srv.done)
 		if err := srv.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {

@@ -86,8 +86,9 @@ func (i *instance) open(ctx context.Context, doors doors, recovered bool) error 
 	s.life.begin()
 	s.goDo(func() { s.keeper.run(s.ctx) })
 	s.runners.fill(1) // the first execution waits for it; more would only slow it down
-	s.serve(doors.api, i.api(s, claim.Token(i.agent.config.NodeSecret, s.ID)))
-	s.serve(doors.preview, s.preview())
+	config := i.agent.config
+	s.serve(doors.api, i.api(s, claim.Token(config.NodeSecret, s.ID, s.Epoch)), apiConnections)
+	s.serve(doors.preview, s.preview(claim.PreviewToken(config.NodeSecret, s.ID, s.Epoch), config.PreviewAccess), previewConnections)
 	return nil
 }
 
@@ -181,11 +182,11 @@ func (i *instance) startMain(ctx context.Context) error {
 			return fmt.Errorf("open output for the task: %w", err)
 		}
 	}
-	g, err := i.box.Group().NewExecution(mainUnit)
+	g, err := i.box.Units().New(mainUnit)
 	if err != nil {
 		return fmt.Errorf("create cgroup of the task: %w", err)
 	}
-	join, err := g.JoinFiles(i.box.Owner())
+	join, err := g.JoinFiles()
 	if err != nil {
 		return err
 	}
@@ -354,7 +355,7 @@ func (i *instance) Exec(ctx context.Context, opts driver.ExecOptions) (int, erro
 		defer leave()
 	}
 	unit := newUnit(execUnit)
-	g, err := i.box.Group().NewExecution(unit)
+	g, err := i.box.Units().New(unit)
 	if err != nil {
 		return 0, fmt.Errorf("create cgroup of a command: %w", err)
 	}
@@ -385,8 +386,12 @@ func (i *instance) Stats(context.Context) (driver.Usage, error) {
 	if err != nil {
 		return driver.Usage{}, fmt.Errorf("read cgroup: %w", err)
 	}
+	rss, cache := st.MemoryAnon, st.MemoryFile
+	if i.box.Isolation() == sandbox.IsolationGVisor { // the programs' memory is a file to the host
+		rss, cache = rss+st.MemoryShmem, cache-min(cache, st.MemoryShmem)
+	}
 	return driver.Usage{
-		RSS: st.MemoryAnon, Cache: st.MemoryFile, Memory: st.MemoryUsage, MemoryMax: st.MemoryPeak,
+		RSS: rss, Cache: cache, Memory: st.MemoryUsage, MemoryMax: st.MemoryPeak,
 		CPUUser: st.CPUUser, CPUSystem: st.CPUSystem,
 		ThrottledPeriods: st.ThrottledPeriods, Throttled: st.Throttled,
 	}, nil

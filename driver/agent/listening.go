@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/buntime/buntime/driver/sandbox"
 )
 
 // awaitListening answers the caller of e once one of its processes listens on a
@@ -59,6 +61,9 @@ func (s *Session) listening(pids []int) ([]int, bool) {
 // listeningByPid maps host pids to the ports they listen on; 0 stands for a
 // unix socket.
 func (s *Session) listeningByPid(pids []int) map[int][]int {
+	if in, ok := s.box.Units().(sandbox.Inspector); ok {
+		return s.listeningInside(in, pids)
+	}
 	sockets, err := s.box.Network().Listening()
 	if err != nil {
 		s.log.Warn("could not list the sockets of the session", "error", err)
@@ -79,6 +84,24 @@ func (s *Session) listeningByPid(pids []int) map[int][]int {
 			if port, ok := byInode[inode]; ok && !slices.Contains(out[pid], port) {
 				out[pid] = append(out[pid], port)
 			}
+		}
+	}
+	return out
+}
+
+// listeningInside is listeningByPid where the sandbox tells.
+func (s *Session) listeningInside(in sandbox.Inspector, pids []int) map[int][]int {
+	if len(pids) == 0 {
+		return nil
+	}
+	list, err := in.Inspect(pids)
+	if err != nil {
+		s.log.Warn("could not list the sockets of the session", "error", err)
+	}
+	out := make(map[int][]int)
+	for _, p := range list {
+		if len(p.Ports) > 0 {
+			out[p.Pid] = p.Ports
 		}
 	}
 	return out

@@ -5,42 +5,44 @@ package agent
 
 import (
 	"context"
+	"crypto/subtle"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
+
+	"github.com/buntime/buntime/driver"
+	"github.com/buntime/buntime/driver/door"
 )
 
-// previewPort is where a session's web server is expected (sessions.md).
-const previewPort = 8080
-
-// preview passes requests to the web servers in the session.
-func (s *Session) preview() http.Handler {
+// preview passes requests to the web servers in the session. Who shows the
+// token is a front-end, and believed what it says of its client.
+func (s *Session) preview(token string, access driver.Access) http.Handler {
 	transport := &http.Transport{
-		DialContext:           s.dialApp,
-		MaxIdleConnsPerHost:   64,
-		IdleConnTimeout:       90 * time.Second,
-		DisableCompression:    true, // bytes pass as they are
-		ExpectContinueTimeout: time.Second,
+		DialContext:            s.dialApp,
+		MaxIdleConnsPerHost:    64,
+		IdleConnTimeout:        90 * time.Second,
+		DisableCompression:     true, // bytes pass as they are
+		ExpectContinueTimeout:  time.Second,
+		MaxResponseHeaderBytes: door.MaxAnswerHeader,
+	}
+	frontEnd := func(r *http.Request) bool {
+		return subtle.ConstantTimeCompare([]byte(r.Header.Get(door.TokenHeader)), []byte(token)) == 1
 	}
 	proxy := &httputil.ReverseProxy{
 		Transport:     transport,
 		FlushInterval: -1, // streams are streams
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.Out.URL.Scheme = "http"
-			r.Out.URL.Host = net.JoinHostPort("session", strconv.Itoa(portOf(r.In.Host)))
+			r.Out.URL.Host = net.JoinHostPort("session", strconv.Itoa(door.ParseHost(r.In.Host).Port))
 			r.Out.Host = r.In.Host
 			r.Out.URL.RawQuery = r.In.URL.RawQuery // as it came, also what Go does not parse
-			for _, h := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
-				if v, ok := r.In.Header[h]; ok {
-					r.Out.Header[h] = v
-				}
-			}
+			forwarded(r, frontEnd(r.In))
+			door.Inward(r.Out.Header)
 		},
 		ModifyResponse: func(r *http.Response) error {
 			r.Header.Del(movedHeader) // an app cannot say so
@@ -50,16 +52,26 @@ func (s *Session) preview() http.Handler {
 			return nil
 		},
 		ErrorHandler: s.previewError,
+		ErrorLog:     s.log.StandardLogger(nil),
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if id := sessionOf(r.Host); id != "" && id != hostLabel(s.ID) {
+		if access == driver.AccessFrontEnd && !frontEnd(r) {
+			http.Error(w, "Previews are reached through the front-end.", http.StatusForbidden)
+			return
+		}
+		host := door.ParseHost(r.Host)
+		switch {
+		case !door.Method(r.Method):
+			http.Error(w, "Previews take no "+r.Method+".", http.StatusMethodNotAllowed)
+			return
+		case host.Session != "" && host.Session != hostLabel(s.ID):
 			// Who comes here has an old address of that session: its port is
 			// another's now, and what the visitor carries is none of its business.
 			http.Error(w, "This address belongs to another session now. Try again.", http.StatusMisdirectedRequest)
 			return
-		}
-		if strings.HasPrefix(r.Header.Get("Authorization"), "Bearer btk_") {
-			r.Header.Del("Authorization") // an API key is never the app's
+		case host.Port == 0:
+			http.Error(w, "There is no such port.", http.StatusBadRequest)
+			return
 		}
 		// Until the app has answered; from then on what counts is that bytes flow
 		// (dialApp): a connection that nobody uses keeps no session awake.
@@ -107,34 +119,22 @@ func (c appConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// portOf returns the port that a host's first label names: <port>-ses-…; any
-// other host means the usual one.
-func portOf(host string) int {
-	label, _, _ := strings.Cut(host, ".")
-	number, rest, ok := strings.Cut(label, "-")
-	if ok && (strings.HasPrefix(rest, "ses-") || strings.HasPrefix(rest, "ses_")) {
-		if port, err := strconv.ParseUint(number, 10, 16); err == nil && port > 0 {
-			return int(port)
+// forwarded says where a request comes from. A front-end has said it, in words
+// that only front-ends' may be. Others are proxies at best: the app sees what
+// they say, and behind it whom we have seen.
+func forwarded(r *httputil.ProxyRequest, frontEnd bool) {
+	said := []string{"X-Forwarded-Host", "X-Forwarded-Proto"}
+	if frontEnd {
+		said = append(said, "X-Forwarded-For")
+	} else {
+		r.Out.Header["X-Forwarded-For"] = r.In.Header["X-Forwarded-For"]
+		r.SetXForwarded() // adds to that one, and sets the others
+	}
+	for _, name := range said {
+		if v, ok := r.In.Header[name]; ok {
+			r.Out.Header[name] = v
 		}
 	}
-	return previewPort
-}
-
-// sessionOf returns the host label of the session that a host names, "" for
-// a host that names none: an address of the node.
-func sessionOf(host string) string {
-	label, _, _ := strings.Cut(host, ".")
-	if number, rest, ok := strings.Cut(label, "-"); ok {
-		if _, err := strconv.ParseUint(number, 10, 16); err == nil {
-			label = rest
-		}
-	}
-	label = strings.ToLower(strings.Replace(label, "_", "-", 1))
-	if !strings.HasPrefix(label, "ses-") {
-		return ""
-	}
-	label, _, _ = strings.Cut(label, ":")
-	return label
 }
 
 // dialApp connects to the port in addr, in the session.
@@ -155,14 +155,19 @@ func (s *Session) dialApp(ctx context.Context, _, addr string) (net.Conn, error)
 }
 
 func (s *Session) previewError(w http.ResponseWriter, r *http.Request, err error) {
-	if r.Context().Err() != nil {
+	stalled := door.Stalled(r.Context())
+	if r.Context().Err() != nil && !stalled {
 		return // the client went away
 	}
-	port := portOf(r.Host)
+	port := door.ParseHost(r.Host).Port
 	message := fmt.Sprintf("The app on port %d of this session did not answer: %v", port, err)
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		message = fmt.Sprintf("Nothing listens on port %d in this session. Start a web server there, for instance Bun.serve({ port: %d, fetch() { … } }).", port, port)
 	}
 	w.Header().Set("Cache-Control", "no-store")
+	if stalled {
+		http.Error(w, "The request has not arrived in time.", http.StatusRequestTimeout)
+		return
+	}
 	http.Error(w, message, http.StatusBadGateway)
 }

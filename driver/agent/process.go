@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/buntime/buntime/driver/guest/wire"
+	"github.com/buntime/buntime/driver/sandbox"
 )
 
 // Process is a running process of a session. Waiting runners are none.
@@ -31,7 +32,9 @@ type Process struct {
 	// Ports are the TCP ports it listens on.
 	Ports []int `json:"ports"`
 
-	host int // the number on the host
+	// unit and unitParent are the numbers of it and of its parent as
+	// sandbox.Units has them.
+	unit, unitParent int
 }
 
 // pids lists the host pids of an execution's whole tree.
@@ -55,11 +58,7 @@ func (s *Session) countProcesses() int {
 func (s *Session) processes() []Process {
 	out := []Process{}
 	for _, e := range s.live() {
-		for _, pid := range s.pids(e) {
-			p, err := inspect(pid)
-			if err != nil {
-				continue // gone since
-			}
+		for _, p := range s.inspect(s.pids(e)) {
 			p.ExecutionID = e.ExecutionID
 			if p.Pid == e.firstPid() {
 				p.Command = e.title()
@@ -67,16 +66,42 @@ func (s *Session) processes() []Process {
 			out = append(out, p)
 		}
 	}
-	hosts := make([]int, len(out))
-	for i, p := range out {
-		hosts[i] = p.host
+	slices.SortFunc(out, func(a, b Process) int { return a.Pid - b.Pid })
+	return out
+}
+
+// inspect tells of those of pids that are alive.
+func (s *Session) inspect(pids []int) []Process {
+	if len(pids) == 0 {
+		return nil
 	}
-	ports := s.listeningByPid(hosts)
+	var out []Process
+	if in, ok := s.box.Units().(sandbox.Inspector); ok {
+		list, err := in.Inspect(pids)
+		if err != nil {
+			s.log.Warn("could not look at the session's processes", "error", err)
+		}
+		for _, p := range list {
+			out = append(out, Process{
+				Pid: p.Inside, Command: p.Command, StartedAt: timestamp(p.Started), Memory: p.Memory, CPUTime: milliseconds(p.CPU),
+				Ports: p.Ports, unit: p.Pid, unitParent: p.Parent,
+			})
+		}
+	} else {
+		for _, pid := range pids {
+			if p, err := inspect(pid); err == nil { // else it is gone since
+				out = append(out, p)
+			}
+		}
+		ports := s.listeningByPid(pids)
+		for i := range out {
+			out[i].Ports = ports[out[i].unit]
+		}
+	}
 	for i := range out {
-		out[i].Ports = slices.DeleteFunc(append([]int{}, ports[out[i].host]...), func(p int) bool { return p == 0 })
+		out[i].Ports = slices.DeleteFunc(append([]int{}, out[i].Ports...), func(p int) bool { return p == 0 })
 		slices.Sort(out[i].Ports)
 	}
-	slices.SortFunc(out, func(a, b Process) int { return a.Pid - b.Pid })
 	return out
 }
 
@@ -90,7 +115,7 @@ var pageSize = int64(os.Getpagesize())
 
 // inspect reads what /proc says of a process.
 func inspect(host int) (Process, error) {
-	p := Process{host: host}
+	p := Process{unit: host}
 	dir := "/proc/" + strconv.Itoa(host)
 	stat, err := os.ReadFile(dir + "/stat")
 	if err != nil {
@@ -109,6 +134,7 @@ func inspect(host int) (Process, error) {
 		return p, os.ErrProcessDone // Bun takes some milliseconds to give its memory back
 	}
 	number := func(i int) int64 { n, _ := strconv.ParseInt(fields[i-3], 10, 64); return n } // proc(5) counts from 1, fields begin at the third
+	p.unitParent = int(number(4))
 	p.CPUTime = milliseconds(time.Duration(number(14)+number(15)) * clockTick)
 	p.Memory = number(24) * pageSize
 	p.StartedAt = timestamp(bootTime.Add(time.Duration(number(22)) * clockTick))
@@ -223,24 +249,10 @@ func descendants(all []Process, root Process) []Process {
 	out := []Process{root}
 	for i := 0; i < len(out); i++ {
 		for _, p := range all {
-			if parent(p.host) == out[i].host && !slices.ContainsFunc(out, func(q Process) bool { return q.host == p.host }) {
+			if p.unitParent == out[i].unit && !slices.ContainsFunc(out, func(q Process) bool { return q.unit == p.unit }) {
 				out = append(out, p)
 			}
 		}
 	}
 	return out
-}
-
-// parent returns a process's parent on the host, 0 once it is gone.
-func parent(host int) int {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", host))
-	if err != nil {
-		return 0
-	}
-	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	if len(fields) < 2 {
-		return 0
-	}
-	ppid, _ := strconv.Atoi(fields[1])
-	return ppid
 }

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/buntime/buntime/driver/guest/wire"
-	"github.com/buntime/buntime/driver/sandbox/cgroup"
+	"github.com/buntime/buntime/driver/sandbox"
 )
 
 // recover takes over what runs in the sandbox after a restart of the plugin.
@@ -29,16 +29,17 @@ func (s *Session) recover(ctx context.Context) error {
 		if x.State == "prepared" || json.Unmarshal([]byte(x.Label), &l) != nil || l.ExecutionID == "" {
 			continue
 		}
-		g, err := s.box.Group().OpenExecution(x.ID)
+		g, err := s.box.Units().Open(x.ID)
 		if err != nil {
 			continue // ended, with all that came of it
 		}
 		listed[x.ID], found[x.ID] = x, newRecovered(l, x, g, s.limit)
+		s.countKills(found[x.ID])
 	}
 	// Runners are cheaper to replace than to know again: who waited has read
 	// its working directory at a time that nobody remembers. All that before any
 	// execution is followed, which starts new ones.
-	units, err := s.box.Group().Executions()
+	units, err := s.box.Units().List()
 	if err != nil {
 		return fmt.Errorf("list the session's cgroups: %w", err)
 	}
@@ -46,7 +47,7 @@ func (s *Session) recover(ctx context.Context) error {
 		if found[unit] != nil {
 			continue
 		}
-		g, err := s.box.Group().OpenExecution(unit)
+		g, err := s.box.Units().Open(unit)
 		if err != nil {
 			continue
 		}
@@ -67,7 +68,7 @@ func (s *Session) recover(ctx context.Context) error {
 
 // keepOrphan takes over the processes that a command left behind which init
 // remembers no more.
-func (s *Session) keepOrphan(unit string, g *cgroup.Execution) {
+func (s *Session) keepOrphan(unit string, g sandbox.Unit) {
 	e := newExecution(label{ExecutionID: unit, StartedAt: time.Now()}, unit, g, s.limit)
 	e.state = stateExited
 	e.output.close()

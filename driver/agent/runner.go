@@ -13,13 +13,13 @@ import (
 	"time"
 
 	"github.com/buntime/buntime/driver/guest/wire"
-	"github.com/buntime/buntime/driver/sandbox/cgroup"
+	"github.com/buntime/buntime/driver/sandbox"
 )
 
 // runner is a Bun process that waits for code in a cgroup of its own.
 type runner struct {
 	unit  string
-	group *cgroup.Execution
+	group sandbox.Unit
 	cpu   time.Duration // what its start took
 }
 
@@ -55,7 +55,7 @@ func (r *runners) prepare(ctx context.Context, dir string) (*runner, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, prepareTimeout, errors.New("the runner did not start in time"))
 	defer cancel()
 	unit := newUnit(runnerUnit)
-	g, err := r.session.box.Group().NewExecution(unit)
+	g, err := r.session.box.Units().New(unit)
 	if err != nil {
 		return nil, fmt.Errorf("create cgroup of a runner: %w", err)
 	}
@@ -150,7 +150,7 @@ func (r *runners) discard(run *runner) {
 }
 
 // prepareIn asks init for a runner in the cgroup g.
-func (s *Session) prepareIn(ctx context.Context, unit, dir string, g *cgroup.Execution) (wire.Event, error) {
+func (s *Session) prepareIn(ctx context.Context, unit, dir string, g sandbox.Unit) (wire.Event, error) {
 	c, err := s.guest.requestIn(ctx, wire.Request{Op: wire.OpPrepare, ID: unit, Dir: dir}, g)
 	if err != nil {
 		return wire.Event{}, err

@@ -15,7 +15,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/buntime/buntime/driver/sandbox"
-	"github.com/buntime/buntime/driver/sandbox/cgroup"
 )
 
 // SessionConfig is what the driver knows of a session when its task starts.
@@ -138,7 +137,7 @@ func (s *Session) forget(e *execution) {
 }
 
 // remove ends what is in an execution's cgroup and removes it.
-func (s *Session) remove(g *cgroup.Execution) {
+func (s *Session) remove(g sandbox.Unit) {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(s.ctx), killTimeout, errors.New("processes outlived SIGKILL"))
 	defer cancel()
 	err := g.Kill(ctx)

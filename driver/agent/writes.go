@@ -37,8 +37,16 @@ type written struct {
 	names map[string]struct{}
 }
 
-// watchWrites begins to watch the file system that root is in.
-func watchWrites(root *os.Root) (*writes, error) {
+// The events that tell of a file that was written. A kernel of the sandbox's own
+// keeps files open on the host for longer than its programs do, so that their
+// closing comes late or never; what it creates and changes is seen at once.
+const (
+	closedEvents  = unix.FAN_CLOSE_WRITE | unix.FAN_MOVED_TO
+	changedEvents = closedEvents | unix.FAN_MODIFY | unix.FAN_CREATE
+)
+
+// watchWrites begins to watch the file system that root is in for events.
+func watchWrites(root *os.Root, events uint64) (*writes, error) {
 	const flags = unix.FAN_CLASS_NOTIF | unix.FAN_REPORT_DFID_NAME | unix.FAN_NONBLOCK | unix.FAN_CLOEXEC
 	fd, err := unix.FanotifyInit(flags, unix.O_RDONLY)
 	if err != nil {
@@ -49,7 +57,7 @@ func watchWrites(root *os.Root) (*writes, error) {
 	if err == nil {
 		defer dir.Close()
 		err = unix.FanotifyMark(fd, unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM,
-			unix.FAN_CLOSE_WRITE|unix.FAN_MOVED_TO, int(dir.Fd()), ".")
+			events, int(dir.Fd()), ".")
 	}
 	if err != nil {
 		w.notify.Close()

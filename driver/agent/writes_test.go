@@ -29,7 +29,7 @@ func TestWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer root.Close()
-	w, err := watchWrites(root)
+	w, err := watchWrites(root, closedEvents)
 	if err != nil {
 		t.Fatal(err)
 	}

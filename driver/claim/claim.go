@@ -13,6 +13,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"strconv"
 	"strings"
 )
@@ -48,10 +49,21 @@ func Folder(prefix, session string) string {
 }
 
 // Token is the bearer token with which a front-end calls the node agent for
-// one session. Both sides derive it from the cluster's node secret, so it is
-// never in a job, a task's environment or KV.
-func Token(secret []byte, session string) string {
+// one awake life of a session: another life's is refused. Both sides derive it
+// from the cluster's node secret, so it is never in a job, a task's
+// environment or KV.
+func Token(secret []byte, session string, epoch uint64) string {
+	return token(secret, "buntime node agent v2", session, epoch)
+}
+
+// PreviewToken is what a front-end shows the node agent with the requests of a
+// session's previews. It opens nothing of the session's API.
+func PreviewToken(secret []byte, session string, epoch uint64) string {
+	return token(secret, "buntime preview v1", session, epoch)
+}
+
+func token(secret []byte, purpose, session string, epoch uint64) string {
 	m := hmac.New(sha256.New, secret)
-	m.Write([]byte("buntime node agent v1\n" + session))
+	fmt.Fprintf(m, "%s\n%s\n%d", purpose, session, epoch)
 	return hex.EncodeToString(m.Sum(nil))
 }

@@ -56,6 +56,21 @@ func Init(ctx context.Context) error {
 
 // boot makes the sandbox and returns what to serve, and where.
 func boot() (Config, *net.UnixListener, error) {
+	b, fds, err := receiveBoot()
+	if err != nil {
+		return Config{}, nil, err
+	}
+	b.Mounts = append(b.Mounts, wire.Mount{Type: "file", Target: GatePath, Content: Gate})
+	cfg := Config{
+		Env: b.Env, UID: b.UID, GID: b.GID, Bun: b.Bun, Gate: GatePath, Workspace: workspace,
+		MaxFiles: b.MaxFiles, Seccomp: b.Seccomp, Landlock: b.Landlock, Without: b.Without,
+		Exit: os.NewFile(exitFD, "exit"),
+	}
+	if b.Listen != "" {
+		closeAll(fds)
+		l, err := moveIn(b, &cfg)
+		return cfg, l, err
+	}
 	l, err := inherited(listenerFD, net.FileListener)
 	if err != nil {
 		return Config{}, nil, fmt.Errorf("take over listening socket: %w", err)
@@ -64,19 +79,7 @@ func boot() (Config, *net.UnixListener, error) {
 	if !ok {
 		return Config{}, nil, fmt.Errorf("listening socket is a %T", l)
 	}
-	b, fds, err := receiveBoot()
-	if err != nil {
-		return Config{}, nil, err
-	}
-	b.Mounts = append(b.Mounts, wire.Mount{Type: "file", Target: GatePath, Content: Gate})
-	if err := Boot(b, fds); err != nil {
-		return Config{}, nil, err
-	}
-	return Config{
-		Env: b.Env, UID: b.UID, GID: b.GID, Bun: b.Bun, Gate: GatePath, Workspace: workspace,
-		MaxFiles: b.MaxFiles, Seccomp: b.Seccomp, Landlock: b.Landlock, Without: b.Without,
-		Exit: os.NewFile(exitFD, "exit"),
-	}, listener, nil
+	return cfg, listener, Boot(b, fds)
 }
 
 // receiveBoot returns the Boot and the descriptors that came with it.

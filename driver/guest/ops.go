@@ -277,6 +277,7 @@ func (s *server) begin(x *execution, p *process) {
 // ended passes on what the first process of x left, and its exit.
 func (s *server) ended(x *execution) {
 	x.drain()
+	s.cfg.units.note(x)
 	code, sig := x.proc.code()
 	x.event(wire.Event{Event: wire.EventExited, Pid: x.proc.pid, Code: code, Signal: sig})
 	s.settle(x)

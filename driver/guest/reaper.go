@@ -17,9 +17,10 @@ import (
 // process is a child of init's that it has started.
 type process struct {
 	pid int
-	// done is closed once the process is reaped; status is valid then.
+	// done is closed once the process is reaped; status and usage are valid then.
 	done   chan struct{}
 	status syscall.WaitStatus
+	usage  syscall.Rusage // its own and that of the children it waited for
 }
 
 // alive tells whether the process was not reaped yet.
@@ -94,7 +95,8 @@ func (r *reaper) reap() {
 	defer r.mu.Unlock()
 	for {
 		var ws syscall.WaitStatus
-		pid, err := syscall.Wait4(-1, &ws, syscall.WNOHANG, nil)
+		var usage syscall.Rusage
+		pid, err := syscall.Wait4(-1, &ws, syscall.WNOHANG, &usage)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
@@ -103,7 +105,7 @@ func (r *reaper) reap() {
 		}
 		if p := r.children[pid]; p != nil {
 			delete(r.children, pid)
-			p.status = ws
+			p.status, p.usage = ws, usage
 			close(p.done)
 		}
 	}

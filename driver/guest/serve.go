@@ -45,6 +45,8 @@ type Config struct {
 	// Exit is where the end of the main process is written; nil where there
 	// will be none.
 	Exit *os.File
+	// units are the cgroups of executions, where they are init's to make.
+	units *units
 }
 
 const (
@@ -203,6 +205,12 @@ func (s *server) serve(c *wire.Conn) {
 
 // answer does what req asks for. The descriptors are its to close.
 func (s *server) answer(c *wire.Conn, req *wire.Request, fds []int) {
+	fds, err := s.joinUnit(req, fds)
+	if err != nil {
+		closeAll(fds)
+		answer(c, failed(err))
+		return
+	}
 	switch req.Op {
 	case wire.OpPrepare:
 		s.onPrepare(c, req, fds)
@@ -229,6 +237,12 @@ func (s *server) answer(c *wire.Conn, req *wire.Request, fds []int) {
 		answer(c, sendSignal(req.Pid, req.Signal))
 	case wire.OpDiscard:
 		s.onDiscard(c, req)
+	case wire.OpDial:
+		s.onDial(c, req)
+	case wire.OpUnits, wire.OpKill, wire.OpRemove:
+		answer(c, s.cfg.units.answer(req))
+	case wire.OpInspect:
+		answer(c, wire.Event{Event: wire.EventProcesses, Processes: inspect(req.Pids)})
 	default:
 		answer(c, failed(fmt.Errorf("unknown operation %q", req.Op)))
 	}

@@ -22,6 +22,11 @@ func (s *Sandbox) DialPort(ctx context.Context, port int) (net.Conn, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, dialTimeout,
 		fmt.Errorf("the app on port %d accepted no connection for %s", port, dialTimeout))
 	defer cancel()
+	return s.class.dial(ctx, s, port)
+}
+
+// dialNamespace is DialPort by the sandbox's network namespace.
+func (s *Sandbox) dialNamespace(ctx context.Context, port int) (net.Conn, error) {
 	hosts := []string{"127.0.0.1", "::1"}
 	if a := s.network.Address(); a != (netip.Addr{}) {
 		hosts = append(hosts, a.String())

@@ -57,7 +57,7 @@ func (s *Sandbox) layout(spec Spec, pid int) (wire.Boot, []*os.File, error) {
 	if s.node.without(LayerReadOnlyRoot) {
 		readOnly = 0
 	}
-	root, err := detach(s.node.config.Rootfs, readOnly|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, userns)
+	root, err := s.node.root.mount(readOnly, userns)
 	if err != nil {
 		return wire.Boot{}, files, err
 	}
@@ -70,11 +70,9 @@ func (s *Sandbox) layout(spec Spec, pid int) (wire.Boot, []*os.File, error) {
 			{Type: "dev", Target: "/dev", Size: shmSize},
 			{Type: "tmpfs", Target: "/tmp", Size: tmpSize},
 			{Type: "tmpfs", Target: "/home/bun", Size: homeSize, Mode: 0o755, UID: userID},
-			{Type: "file", Target: "/etc/hostname", Content: spec.Hostname + "\n"},
-			{Type: "file", Target: "/etc/hosts", Content: "127.0.0.1 localhost " + spec.Hostname + "\n::1 localhost ip6-localhost\n"},
-			{Type: "file", Target: "/etc/resolv.conf", Content: s.resolvConf(spec)},
 		},
 	}
+	boot.Mounts = append(boot.Mounts, s.etc(spec)...)
 	s.confine(&boot, spec)
 	maps.Copy(boot.Env, spec.Env)
 	give := func(target string, f *os.File) {
@@ -110,6 +108,15 @@ func (s *Sandbox) layout(spec Spec, pid int) (wire.Boot, []*os.File, error) {
 		give(target, f)
 	}
 	return boot, files, nil
+}
+
+// etc are the files by which a sandbox knows itself and others.
+func (s *Sandbox) etc(spec Spec) []wire.Mount {
+	return []wire.Mount{
+		{Type: "file", Target: "/etc/hostname", Content: spec.Hostname + "\n"},
+		{Type: "file", Target: "/etc/hosts", Content: "127.0.0.1 localhost " + spec.Hostname + "\n::1 localhost ip6-localhost\n"},
+		{Type: "file", Target: "/etc/resolv.conf", Content: s.resolvConf(spec)},
+	}
 }
 
 // resolvConf names the node's resolver, which answers the addresses of our own

@@ -42,7 +42,8 @@ const (
 type Config struct {
 	// StateDir holds what must be found again after a restart of the plugin.
 	StateDir string
-	// Rootfs is the host directory that sandboxes see as their root, read-only.
+	// Rootfs is the host directory or image file (package rootfs) that sandboxes
+	// see as their root, read-only.
 	Rootfs string
 	// Init is the path of the buntime-init binary.
 	Init string
@@ -52,7 +53,9 @@ type Config struct {
 	// takes the place of Rootfs's own, so that a company's authority that the
 	// host knows is known inside.
 	CertFile string
-	Network  network.Config
+	// Runsc is the path of gVisor's runsc, which IsolationGVisor needs.
+	Runsc   string
+	Network network.Config
 	// ReadyWorkspaces of ReadySize bytes are kept made in advance.
 	ReadyWorkspaces int
 	ReadySize       int64
@@ -67,6 +70,7 @@ type Node struct {
 	config     Config
 	log        hclog.Logger
 	init       *os.File
+	root       root
 	filter     []byte // for seccomp
 	network    *network.Manager
 	workspaces *workspace.Manager
@@ -82,7 +86,7 @@ type Node struct {
 
 // Open prepares the node. It takes over what an earlier process left.
 func Open(config Config, log hclog.Logger) (_ *Node, err error) {
-	n := &Node{config: config, log: log, boxes: make(map[int]*Sandbox)}
+	n := &Node{config: config, log: log, root: root{path: config.Rootfs}, boxes: make(map[int]*Sandbox)}
 	if err := os.MkdirAll(n.path("sandboxes"), 0o700); err != nil {
 		return nil, fmt.Errorf("create state directory: %w", err)
 	}
@@ -116,6 +120,7 @@ func (n *Node) Close() error {
 	return errors.Join(err,
 		n.workspaces.Close(),
 		n.network.Close(err == nil && len(slots) == 0),
+		n.root.close(),
 		n.init.Close())
 }
 

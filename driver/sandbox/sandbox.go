@@ -23,6 +23,9 @@ import (
 	"github.com/buntime/buntime/driver/sandbox/workspace"
 )
 
+// initSocket, in a slot's directory, is where init listens.
+const initSocket = "init.sock"
+
 // bootTimeout bounds what init needs until it serves: some milliseconds on
 // a quiet machine.
 const bootTimeout = 20 * time.Second
@@ -48,6 +51,8 @@ type Spec struct {
 	Policy network.Policy
 	// Netns is the path of a network namespace to join instead of an own one.
 	Netns string
+	// Isolation is IsolationProcess where it is empty.
+	Isolation Isolation
 }
 
 // State is what a sandbox is found by after a restart of the plugin.
@@ -59,6 +64,8 @@ type State struct {
 	Scope  cgroup.Scope
 	Policy network.Policy
 	Netns  string
+	// Isolation is empty in states of version 0.1, which had one class.
+	Isolation Isolation `json:",omitempty"`
 }
 
 // Sandbox is a live sandbox, or one that has ended and is not yet destroyed.
@@ -70,6 +77,8 @@ type Sandbox struct {
 	network   *network.Network
 	workspace *workspace.Workspace
 	proc      *initProcess
+	class     isolation
+	seen      lastSeen // of IsolationGVisor's units
 
 	destroy sync.Mutex
 	gone    bool
@@ -82,12 +91,16 @@ type Sandbox struct {
 
 // Start makes a sandbox and returns once its init serves.
 func (n *Node) Start(ctx context.Context, spec Spec) (_ *Sandbox, err error) {
+	class, err := n.class(spec.Isolation)
+	if err != nil {
+		return nil, err
+	}
 	slot, dir, err := n.takeSlot()
 	if err != nil {
 		return nil, err
 	}
-	s := &Sandbox{node: n, dir: dir, state: State{
-		Task: spec.Task, Slot: slot, Scope: spec.Scope, Policy: spec.Policy, Netns: spec.Netns,
+	s := &Sandbox{node: n, dir: dir, class: class, state: State{
+		Task: spec.Task, Slot: slot, Scope: spec.Scope, Policy: spec.Policy, Netns: spec.Netns, Isolation: spec.Isolation,
 	}}
 	defer func() {
 		if err != nil {
@@ -108,7 +121,7 @@ func (n *Node) Start(ctx context.Context, spec Spec) (_ *Sandbox, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err = s.boot(spec); err != nil {
+	if err = s.class.boot(s, spec); err != nil {
 		return nil, err
 	}
 	n.mu.Lock()
@@ -122,7 +135,7 @@ func (n *Node) Start(ctx context.Context, spec Spec) (_ *Sandbox, err error) {
 func (s *Sandbox) gather(ctx context.Context, spec Spec) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		if s.group, err = cgroup.New(spec.Scope, spec.Limits); err != nil {
+		if s.group, err = cgroup.New(spec.Scope, startLimits(spec)); err != nil {
 			return fmt.Errorf("create cgroups: %w", err)
 		}
 		return nil
@@ -156,7 +169,7 @@ func (s *Sandbox) workspaceID() string { return filepath.Base(s.dir) }
 
 // boot clones init and takes it through its start.
 func (s *Sandbox) boot(spec Spec) error {
-	sock := filepath.Join(s.dir, "init.sock")
+	sock := filepath.Join(s.dir, initSocket)
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: sock})
 	if err != nil {
 		return fmt.Errorf("create init's socket: %w", err)
@@ -168,35 +181,24 @@ func (s *Sandbox) boot(spec Spec) error {
 		return fmt.Errorf("create init's socket: %w", err)
 	}
 	defer listener.Close()
-	exit, err := os.OpenFile(filepath.Join(s.dir, "exit"), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	exit, stderr, err := s.lastFiles()
 	if err != nil {
-		return fmt.Errorf("create exit file: %w", err)
+		return err
 	}
 	defer exit.Close()
-	stderr, err := os.OpenFile(filepath.Join(s.dir, stderrFile), os.O_CREATE|os.O_WRONLY|os.O_TRUNC|os.O_APPEND, 0o600)
-	if err != nil {
-		return fmt.Errorf("create file for init's errors: %w", err)
-	}
 	defer stderr.Close()
 
 	p, err := spawn(s.node.init, s.network.NS(), listener, exit, stderr, s.group, s.Owner())
 	if err != nil {
 		return err
 	}
-	s.state.Pid = p.pid
 	// Where the plugin itself may leave no core at all, init could not raise it.
 	limit := unix.Rlimit{Cur: wire.CoreLimit, Max: wire.CoreLimit}
 	if err := unix.Prlimit(p.pid, unix.RLIMIT_CORE, &limit, nil); err != nil {
 		return errors.Join(fmt.Errorf("limit core files of init: %w", err), unix.Kill(p.pid, unix.SIGKILL))
 	}
-	if s.proc, err = watch(p.pid, filepath.Join(s.dir, "exit")); err != nil {
-		// Nothing else can end it once we return.
-		_ = unix.Kill(p.pid, unix.SIGKILL)
+	if err := s.own(p.pid); err != nil {
 		return err
-	}
-	s.state.Start = s.proc.start
-	if err := s.node.writeState(s.state); err != nil {
-		return fmt.Errorf("write state: %w", err)
 	}
 	boot, mounts, err := s.layout(spec, p.pid)
 	defer closeFiles(mounts)
@@ -206,11 +208,43 @@ func (s *Sandbox) boot(spec Spec) error {
 	return p.start(boot, mounts, bootTimeout)
 }
 
+// lastFiles makes the files that tell how init ended.
+func (s *Sandbox) lastFiles() (exit, stderr *os.File, err error) {
+	if exit, err = os.OpenFile(filepath.Join(s.dir, "exit"), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600); err != nil {
+		return nil, nil, fmt.Errorf("create exit file: %w", err)
+	}
+	stderr, err = os.OpenFile(filepath.Join(s.dir, stderrFile), os.O_CREATE|os.O_WRONLY|os.O_TRUNC|os.O_APPEND, 0o600)
+	if err != nil {
+		exit.Close()
+		return nil, nil, fmt.Errorf("create file for init's errors: %w", err)
+	}
+	return exit, stderr, nil
+}
+
+// own begins to watch the process whose end is the sandbox's, and writes down
+// where it is found.
+func (s *Sandbox) own(pid int) (err error) {
+	s.state.Pid = pid
+	if s.proc, err = watch(pid, filepath.Join(s.dir, "exit")); err != nil {
+		// Nothing else can end it once we return.
+		_ = unix.Kill(pid, unix.SIGKILL)
+		return err
+	}
+	s.state.Start = s.proc.start
+	if err := s.node.writeState(s.state); err != nil {
+		return fmt.Errorf("write state: %w", err)
+	}
+	return nil
+}
+
 // Recover finds a sandbox again that an earlier process started. One that has
 // ended meanwhile is found too: Done is closed, and Destroy removes what is left.
 func (n *Node) Recover(ctx context.Context, st State) (*Sandbox, error) {
 	s := &Sandbox{node: n, dir: n.slotDir(st.Slot), state: st}
 	var err error
+	if s.class, err = n.class(st.Isolation); err != nil {
+		return nil, fmt.Errorf("find sandbox of %s: %w", st.Task, err)
+	}
 	if s.proc, err = find(st.Pid, st.Start, filepath.Join(s.dir, "exit")); err != nil {
 		return nil, fmt.Errorf("find init of %s: %w", st.Task, err)
 	}
@@ -254,6 +288,17 @@ func (s *Sandbox) ended() bool {
 // State is what Recover needs.
 func (s *Sandbox) State() State { return s.state }
 
+// Isolation is the sandbox's class.
+func (s *Sandbox) Isolation() Isolation {
+	if s.state.Isolation == "" {
+		return IsolationProcess
+	}
+	return s.state.Isolation
+}
+
+// Units finds what executions run in.
+func (s *Sandbox) Units() Units { return s.class.units(s) }
+
 // Group is the sandbox's cgroups.
 func (s *Sandbox) Group() *cgroup.Group { return s.group }
 
@@ -268,8 +313,13 @@ func (s *Sandbox) Owner() int { return firstID + s.state.Slot*idsPerSandbox }
 
 // Dial connects to init.
 func (s *Sandbox) Dial(ctx context.Context) (*wire.Conn, error) {
+	name, release, err := s.class.socket(s)
+	if err != nil {
+		return nil, fmt.Errorf("find init: %w", err)
+	}
+	defer release()
 	var d net.Dialer
-	c, err := d.DialContext(ctx, "unix", filepath.Join(s.dir, "init.sock"))
+	c, err := d.DialContext(ctx, "unix", name)
 	if err != nil {
 		return nil, fmt.Errorf("dial init: %w", err)
 	}

@@ -21,9 +21,10 @@ import (
 	"github.com/buntime/buntime/driver/sandbox/cgroup"
 )
 
-// initFDs are the descriptors that a new init has, from 0 on. What it is run from
-// has to lie above: they are put into place before.
-const initFDs = 7
+// initFD is the least number of the descriptor that a new init is run from. Its
+// own, from 0 to 6, are put into place before, and those in their way are moved
+// past the highest of them: few processes have as many open.
+const initFD = 256
 
 // loadInit copies the init binary into sealed memory. Every sandbox runs this
 // one copy: what a sandbox reaches through /proc/1/exe is no file of the host
@@ -43,7 +44,7 @@ func loadInit(path string) (*os.File, error) {
 		return nil, fmt.Errorf("create memory file for init: %w", err)
 	}
 	defer unix.Close(fd)
-	if fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, initFDs); err != nil {
+	if fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, initFD); err != nil {
 		return nil, fmt.Errorf("move init's memory file: %w", err)
 	}
 	mem := os.NewFile(uintptr(fd), "buntime-init")

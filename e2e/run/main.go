@@ -72,6 +72,9 @@ func serve(ctx context.Context, p *progress, system *stack.Stack) error {
 		return interrupted(ctx, fmt.Errorf("%w\nend of the front-end's log:\n%s\nand of the Nomad client's and the driver's:\n%s",
 			err, system.Logs("front-end", 10), system.Logs("nomad-client", 10)))
 	}
+	if err := writeEnv(system); err != nil {
+		return err
+	}
 	fmt.Print(first.howTo(system))
 	return system.Wait(ctx)
 }

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -111,6 +113,34 @@ func fetch(ctx context.Context, api *client.Client, url string) (string, error) 
 	return strings.TrimSpace(string(text)), nil
 }
 
+// envFile is the name of a file of shell variables in the system's directory.
+const envFile = "env"
+
+// writeEnv writes what tests and people need to know of the system, for its
+// owner alone: the keys are nowhere else.
+func writeEnv(system *stack.Stack) error {
+	var text strings.Builder
+	for _, v := range [][2]string{
+		{"BUNTIME_URL", system.URL},
+		{"BUNTIME_KEY", system.Keys[0].Key},
+		{"BUNTIME_E2E_URL", system.URL},
+		{"BUNTIME_E2E_PREVIEW_DOMAIN", system.PreviewDomain},
+		{"BUNTIME_E2E_NOMAD", system.NomadAddr},
+		{"BUNTIME_E2E_CONSUL", system.ConsulAddr},
+		{"BUNTIME_E2E_PAID", system.Keys[0].Key},
+		{"BUNTIME_E2E_FREE", system.Keys[1].Key},
+		{"BUNTIME_E2E_ENTERPRISE", system.Keys[0].Key},
+		{"NOMAD_ADDR", system.NomadAddr},
+		{"CONSUL_HTTP_ADDR", system.ConsulAddr},
+	} {
+		fmt.Fprintf(&text, "export %s='%s'\n", v[0], v[1])
+	}
+	if err := os.WriteFile(filepath.Join(system.Dir, envFile), []byte(text.String()), 0o600); err != nil {
+		return fmt.Errorf("write variables: %w", err)
+	}
+	return nil
+}
+
 func (s *session) summary() string {
 	return fmt.Sprintf("created in %d ms, executed in %d ms", s.created.Milliseconds(), s.executed.Milliseconds())
 }
@@ -127,6 +157,7 @@ func (s *session) howTo(system *stack.Stack) string {
   session  %s
   preview  %s
   logs     %s/*.log
+  shell    . %s
 
 Try:
 
@@ -135,6 +166,6 @@ Try:
 curl -s %s
 
 Ctrl-C ends everything.
-`, s.output, s.preview, system.URL, system.Keys[0].Key, s.ID, s.PreviewURL, system.Dir,
+`, s.output, s.preview, system.URL, system.Keys[0].Key, s.ID, s.PreviewURL, system.Dir, filepath.Join(system.Dir, envFile),
 		curl, system.URL, curl, s.ID, system.URL, s.PreviewURL)
 }

@@ -136,6 +136,19 @@ func (s *Stack) RestartNomad(ctx context.Context) error {
 	return s.runClient(ctx)
 }
 
+// HideGVisor restarts the Nomad client as one whose plugin finds no runsc where
+// it is configured to be, or, with hide false, as it was before.
+func (s *Stack) HideGVisor(ctx context.Context, hide bool) error {
+	runsc := s.tools.runsc
+	if hide {
+		runsc = filepath.Join(s.Dir, "none", "runsc")
+	}
+	if err := s.writeClient(runsc); err != nil {
+		return err
+	}
+	return s.RestartNomad(ctx)
+}
+
 // Stop ends all jobs and waits until they are gone, then ends the servers and
 // removes the directory. It removes what was left over all the same, but says
 // in the error what that was.

@@ -38,6 +38,7 @@ type agent struct {
 	MinDynamicPort, MaxDynamicPort    int
 	PluginDir, Rootfs, Init, StateDir string
 	NodeSecret                        string
+	Runsc                             string
 	Pool                              netip.Prefix
 	StoreDir                          string
 
@@ -77,6 +78,15 @@ func (s *Stack) startServer(ctx context.Context) error {
 // startClient starts the Nomad client, which starts the driver plugin, and
 // waits until it can place a session.
 func (s *Stack) startClient(ctx context.Context) error {
+	if err := s.writeClient(s.tools.runsc); err != nil {
+		return err
+	}
+	return s.runClient(ctx)
+}
+
+// writeClient writes the client's configuration, with runsc as the plugin is to
+// know it.
+func (s *Stack) writeClient(runsc string) error {
 	agent := s.agent("client")
 	agent.HTTP, agent.RPC, agent.Serf = s.ports.clientHTTP, s.ports.clientRPC, s.ports.clientSerf
 	agent.ServerRPC = s.ports.serverRPC
@@ -84,16 +94,13 @@ func (s *Stack) startClient(ctx context.Context) error {
 	agent.PluginDir, agent.Rootfs, agent.Init = s.tools.plugins, s.tools.rootfs, s.tools.init
 	agent.StateDir = filepath.Join(s.Dir, "driver")
 	agent.NodeSecret = s.NodeSecret
-	agent.Pool = s.block.pool()
+	agent.Pool, agent.Runsc = s.block.pool(), runsc
 	agent.StoreDir = s.storeDir()
 	agent.IdleAfter = cmp.Or(s.options.IdleAfter, 5*time.Minute)
 	agent.SleepAfter = cmp.Or(s.options.SleepAfter, 30*time.Minute)
 	agent.CheckpointEvery = cmp.Or(s.options.CheckpointEvery, time.Minute)
 	agent.CNI, agent.Bridge, agent.BridgeSubnet = s.tools.cni, s.block.bridge(), s.block.bridgeSubnet()
-	if err := s.writeAgent(agent); err != nil {
-		return err
-	}
-	return s.runClient(ctx)
+	return s.writeAgent(agent)
 }
 
 func (s *Stack) agent(role string) *agent {

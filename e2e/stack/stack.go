@@ -16,6 +16,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -28,15 +29,29 @@ import (
 	consul "github.com/hashicorp/consul/api"
 	nomad "github.com/hashicorp/nomad/api"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/buntime/buntime/frontend/api"
 )
 
-// Key is an API key, as the front-end's configuration has it.
+// Key is an API key. The front-end's configuration has its hash instead.
 type Key struct {
-	Key     string `json:"key"`
+	Key     string `json:"-"`
 	Account string `json:"account"`
 	Plan    string `json:"plan"` // free, paid or enterprise
 	// Limits that differ from the plan's, by their name in the configuration.
 	Limits map[string]any `json:"limits,omitempty"`
+}
+
+// NewKey makes a key as `buntime-frontend new-key` does.
+func NewKey() string { return api.NewKey() }
+
+// MarshalJSON is the key as the front-end's configuration has it.
+func (k Key) MarshalJSON() ([]byte, error) {
+	type rest Key
+	return json.Marshal(struct {
+		Hash string `json:"hash"`
+		rest
+	}{api.HashKey(k.Key), rest(k)})
 }
 
 // Options of a stack. All of them may be left empty.
@@ -126,8 +141,8 @@ func Start(ctx context.Context, options Options) (*Stack, error) {
 func (s *Stack) start(ctx context.Context) error {
 	if s.Keys == nil {
 		s.Keys = []Key{
-			{Key: "btk_" + secret(20), Account: "paid", Plan: "paid"},
-			{Key: "btk_" + secret(20), Account: "free", Plan: "free"},
+			{Key: NewKey(), Account: "paid", Plan: "paid"},
+			{Key: NewKey(), Account: "free", Plan: "free"},
 		}
 	}
 	if err := s.assign(); err != nil {

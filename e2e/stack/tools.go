@@ -17,6 +17,7 @@ import (
 // tools are the programs and files that a stack is made of.
 type tools struct {
 	nomad, consul string // binaries
+	runsc         string // gVisor's binary
 	plugins       string // folder with the driver plugin
 	init          string // buntime-init
 	frontend      string // binary
@@ -52,6 +53,7 @@ func findTools(ctx context.Context) (tools, error) {
 		{&t.nomad, []string{"e2e/tools/get", "nomad"}},
 		{&t.consul, []string{"e2e/tools/get", "consul"}},
 		{&t.cni, []string{"e2e/tools/get", "cni"}},
+		{&t.runsc, []string{"e2e/tools/get", "runsc"}},
 		{&bun, []string{"e2e/tools/get", "bun"}},
 		{&t.rootfs, []string{"driver/sandbox/rootfs/build", ""}},
 	} {

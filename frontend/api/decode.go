@@ -19,6 +19,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/frontend"
 )
 
@@ -33,12 +34,10 @@ type JSON[T any] struct {
 
 // Resolve implements huma.Resolver: it reads the body.
 func (j *JSON[T]) Resolve(ctx huma.Context) []error {
-	// An error here means that the connection has no deadlines; then there are none.
-	_ = ctx.SetReadDeadline(time.Now().Add(uploadTimeout))
+	door.ArriveBy(ctx.Context(), time.Now().Add(uploadTimeout))
 	body, err := io.ReadAll(ctx.BodyReader())
-	_ = ctx.SetReadDeadline(time.Time{})
 	if err == nil && len(body) > 0 {
-		if err = checkType(ctx.Header("Content-Type")); err == nil {
+		if err = checkType(ctx.Header("Content-Type"), ctx.Header("Content-Encoding")); err == nil {
 			err = decode(body, &j.value)
 		}
 	}
@@ -48,7 +47,10 @@ func (j *JSON[T]) Resolve(ctx huma.Context) []error {
 	return nil
 }
 
-func checkType(header string) error {
+func checkType(header, encoding string) error {
+	if encoding != "" && !strings.EqualFold(encoding, "identity") {
+		return frontend.Errorf(frontend.CodeMediaType, "send the body as it is, not with Content-Encoding: %.100s", encoding)
+	}
 	kind, parameters, err := mime.ParseMediaType(header)
 	charset := parameters["charset"]
 	if err != nil || kind != "application/json" || charset != "" && !strings.EqualFold(charset, "utf-8") {
@@ -63,12 +65,16 @@ func unreadable(err error) *frontend.Error {
 		return e
 	}
 	if e, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return frontend.Errorf(frontend.CodeFileTooLarge, "the request has more than the %d bytes that this key allows", e.Limit)
+		return tooLarge(e.Limit)
 	}
 	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
 		return frontend.Errorf(frontend.CodeRequestTimeout, "the request has not arrived within %v", uploadTimeout)
 	}
 	return frontend.Invalid("body", "the request cannot be read: %v", err)
+}
+
+func tooLarge(limit int64) *frontend.Error {
+	return frontend.Errorf(frontend.CodeFileTooLarge, "the request has more than the %d bytes that this key allows", limit)
 }
 
 // decode reads a JSON object into v, a pointer to a struct. It takes nothing

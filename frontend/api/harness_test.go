@@ -109,10 +109,10 @@ func newWorld(t testing.TB) *world {
 	w.sessions = frontend.NewService(store, w.scheduler, client, log)
 	t.Cleanup(w.sessions.Close)
 	keys, err := api.NewKeyring([]api.KeyConfig{
-		{Key: paid, Account: "paid", Plan: "paid", Limits: frontend.Plan{Requests: 1 << 30}},
-		{Key: other, Account: "other", Plan: "paid", Limits: frontend.Plan{Requests: 1 << 30}},
-		{Key: free, Account: "free", Plan: "free", Limits: frontend.Plan{Requests: 1 << 30}},
-		{Key: few, Account: "few", Plan: "free", Limits: frontend.Plan{Requests: 3}},
+		{Hash: api.HashKey(paid), Account: "paid", Plan: "paid", Limits: frontend.Plan{Requests: 1 << 30}},
+		{Hash: api.HashKey(other), Account: "other", Plan: "paid", Limits: frontend.Plan{Requests: 1 << 30}},
+		{Hash: api.HashKey(free), Account: "free", Plan: "free", Limits: frontend.Plan{Requests: 1 << 30}},
+		{Hash: api.HashKey(few), Account: "few", Plan: "free", Limits: frontend.Plan{Requests: 3}},
 	})
 	if err != nil {
 		t.Fatal(err)

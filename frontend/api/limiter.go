@@ -13,6 +13,14 @@ import (
 // window is how long a count of requests lasts. It begins with the first one.
 const window = time.Minute
 
+const (
+	// mostNames are counted each for itself. Who comes then, until the next
+	// window, is counted with all others who do: there are not that many keys,
+	// but there are that many addresses.
+	mostNames = 100_000
+	crowd     = "all others"
+)
+
 // limiter counts requests by name: an API key, or the address of someone who
 // has none. It counts for this front-end alone.
 type limiter struct {
@@ -39,6 +47,10 @@ func (l *limiter) take(name string, n, limit int, now time.Time) standing {
 	defer l.mu.Unlock()
 	l.sweep(now)
 	c := l.used[name]
+	if c == nil && len(l.used) >= mostNames {
+		name = crowd
+		c = l.used[name]
+	}
 	if c == nil || !now.Before(c.end) {
 		if n == 0 {
 			return standing{limit, 0, now.Add(window)}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -24,10 +25,8 @@ func (s *Server) publicRoutes(document []byte) *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { status(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeoutCause(r.Context(), readyTimeout, fmt.Errorf("no answer within %v", readyTimeout))
-		defer cancel()
-		if err := s.Sessions.Ready(ctx); err != nil {
-			logger(ctx).Warn("not ready", "err", err)
+		if err := s.askReady(r.Context()); err != nil {
+			logger(r.Context()).Warn("not ready", "err", err)
 			fail(w, frontend.Unavailable("sessions cannot be created at the moment"))
 			return
 		}
@@ -39,6 +38,28 @@ func (s *Server) publicRoutes(document []byte) *http.ServeMux {
 		_, _ = w.Write(document)
 	})
 	return mux
+}
+
+// readiness is what Nomad and Consul have last said.
+type readiness struct {
+	mu  sync.Mutex
+	at  time.Time
+	err error
+}
+
+// askReady asks Nomad and Consul for all who wait, whether or not the one who
+// was first still does. The answer holds for ReadyFor, so that strangers who
+// ask us do not have us ask those as often.
+func (s *Server) askReady(ctx context.Context) error {
+	s.ready.mu.Lock()
+	defer s.ready.mu.Unlock()
+	if time.Since(s.ready.at) >= s.ReadyFor {
+		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), readyTimeout, fmt.Errorf("no answer within %v", readyTimeout))
+		defer cancel()
+		s.ready.err = s.Sessions.Ready(ctx)
+		s.ready.at = time.Now()
+	}
+	return s.ready.err
 }
 
 func status(w http.ResponseWriter, text string) {

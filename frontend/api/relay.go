@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/go-json-experiment/json"
 
@@ -23,9 +22,6 @@ var passed = []string{
 	"Content-Type", "Content-Length", "Content-Range", "Content-Disposition", "Accept-Ranges", "Etag",
 	"Last-Modified", "Cache-Control", "X-Total-Count", "Retry-After", "Server-Timing",
 }
-
-// writeTimeout is how long a client may take none of what is sent to it.
-const writeTimeout = 30 * time.Second
 
 const chunk = 32 << 10
 
@@ -61,11 +57,11 @@ func relay(ctx context.Context, w http.ResponseWriter, res *http.Response) {
 // errGone says that the client does not take any more.
 var errGone = errors.New("client is gone")
 
-// pass copies from a node to a client. The head of a stream goes out at once,
+// pass copies from a node to a client, which package door gives up when it
+// takes nothing for a while. The head of a stream goes out at once,
 // even when nothing follows for a while.
 func pass(w http.ResponseWriter, from io.Reader, stream bool) error {
 	conn := http.NewResponseController(w)
-	defer func() { _ = conn.SetWriteDeadline(time.Time{}) }()
 	if stream {
 		if conn.Flush() != nil {
 			return errGone
@@ -76,8 +72,6 @@ func pass(w http.ResponseWriter, from io.Reader, stream bool) error {
 	for {
 		n, err := from.Read(buf[:])
 		if n > 0 {
-			// Where a deadline cannot be set, there is none.
-			_ = conn.SetWriteDeadline(time.Now().Add(writeTimeout))
 			if _, err := w.Write(buf[:n]); err != nil {
 				return errGone
 			}

@@ -10,7 +10,6 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"net"
 	"net/http"
 	"path"
 	"runtime/debug"
@@ -21,6 +20,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"github.com/go-json-experiment/json"
 
+	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/frontend"
 	"github.com/buntime/buntime/frontend/node"
 	"github.com/buntime/buntime/frontend/timing"
@@ -51,10 +51,15 @@ type Server struct {
 	// NodeWait is how long a request waits for a node agent that is not there,
 	// as one that is being restarted.
 	NodeWait time.Duration
+	// ReadyFor is how long it is believed that Nomad and Consul are there, or
+	// are not.
+	ReadyFor time.Duration
 
 	public  *http.ServeMux // for everyone
 	private *http.ServeMux // for those with a key
 	limits  limiter
+	bodies  bodies
+	ready   readiness
 	// Requests without a valid key are counted by address, against this.
 	strangers int
 }
@@ -65,7 +70,7 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Config: c, NodeWait: 5 * time.Second, private: http.NewServeMux(), strangers: free.Requests}
+	s := &Server{Config: c, NodeWait: 5 * time.Second, ReadyFor: 500 * time.Millisecond, private: http.NewServeMux(), strangers: free.Requests}
 	document, err := s.routes()
 	if err != nil {
 		return nil, err
@@ -118,7 +123,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	out := &writer{ResponseWriter: w, spans: spans, begin: time.Now()}
 	id := frontend.NewRequestID()
 	out.Header().Set("X-Request-Id", id)
-	out.Header().Set("X-Content-Type-Options", "nosniff")
+	secure(out.Header())
 	log := s.Log.With("request", id, "method", r.Method, "path", r.URL.Path)
 	defer recoverPanic(out, log)
 
@@ -165,7 +170,15 @@ func (s *Server) serve(w *writer, r *http.Request) error {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		return frontend.Errorf(frontend.CodeUnauthorized, "send a valid API key as Authorization: Bearer btk_…")
 	}
-	r.Body = http.MaxBytesReader(w.ResponseWriter, r.Body, bodyLimit(key))
+	limit := bodyLimit(key)
+	if r.ContentLength > limit { // before any of it is read
+		return tooLarge(limit)
+	}
+	if err := s.bodies.enter(name, r.ContentLength, limit); err != nil {
+		return err
+	}
+	defer s.bodies.leave(name, r.ContentLength, limit)
+	r.Body = http.MaxBytesReader(w.ResponseWriter, r.Body, limit)
 	s.private.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), keyContext{}, key)))
 	return nil
 }
@@ -174,12 +187,18 @@ func (s *Server) serve(w *writer, r *http.Request) error {
 // and for much else.
 func bodyLimit(key frontend.Key) int64 { return 2*int64(key.Allowed.FileSize) + 8<<20 }
 
-func address(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		host = r.RemoteAddr
-	}
-	return "address " + host
+// address names who has no key.
+func address(r *http.Request) string { return "address " + door.Client(r.RemoteAddr).String() }
+
+// secure tells browsers that answers are data: not to be shown as a page,
+// whatever a session has put in them, nor to be kept. There are no headers that
+// let pages of other origins read them, and no cookie means anything here.
+func secure(h http.Header) {
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'; sandbox")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Cache-Control", "no-store")
 }
 
 func notFound(r *http.Request) error {

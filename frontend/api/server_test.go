@@ -6,9 +6,12 @@ package api_test
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -109,6 +112,7 @@ func TestHealth(t *testing.T) {
 	w := newWorld(t)
 	w.send("", "GET", "/healthz", "").ok(nil)
 	w.send("", "GET", "/readyz", "").ok(nil)
+	w.ReadyFor = 0
 	w.store.SetFail(func(string) error { return errDown })
 	w.send("", "GET", "/healthz", "").ok(nil)
 	w.send("", "GET", "/readyz", "").refused(503, "service_unavailable")
@@ -120,6 +124,73 @@ func TestRequestIDs(t *testing.T) {
 	if x, y := a.Header().Get("X-Request-Id"), b.Header().Get("X-Request-Id"); x == y || y == "mine" || len(x) != 24 {
 		t.Errorf("ids %q and %q", x, y)
 	}
+}
+
+// TestLargeBodies: a key's large bodies that are on their way at the same time
+// are bounded, and what is too large for any is refused unread.
+func TestLargeBodies(t *testing.T) {
+	w := newWorld(t)
+	id := w.create(free)
+	body := func(size int) *http.Request {
+		text := `{"sessionId":"` + id + `","path":"a","content":"` + strings.Repeat("x", size) + `"}`
+		r := httptest.NewRequest("POST", "/files/write", strings.NewReader(text))
+		r.Header.Set("Authorization", "Bearer "+free)
+		r.Header.Set("Content-Type", "application/json")
+		return r
+	}
+	const limit = 2*10<<20 + 8<<20 // the free plan's
+	huge := body(1)
+	huge.ContentLength = limit + 1
+	huge.Body = io.NopCloser(unreadable{t})
+	reply{w.serve(huge), t}.refused(413, "file_too_large")
+
+	// Four of the largest size are let in, and wait in the node.
+	in, out := make(chan bool), make(chan bool)
+	w.node.answers(func(w http.ResponseWriter, _ *http.Request) {
+		in <- true
+		<-out
+		io.WriteString(w, "{}")
+	})
+	var all sync.WaitGroup
+	for range 4 {
+		r := body(1)
+		r.ContentLength = -1 // as large as may be
+		all.Go(func() { w.serve(r) })
+		<-in
+	}
+	reply{w.serve(body(2 << 20)), t}.refused(429, "rate_limit_exceeded")
+	small := make(chan int)
+	go func() { small <- w.serve(body(1 << 10)).Code }() // is not counted
+	<-in
+	other := make(chan int)
+	go func() { other <- w.send(paid, "GET", "/sessions", "").Code }()
+	if code := <-other; code != 200 {
+		t.Errorf("another key: %d", code)
+	}
+	close(out)
+	all.Wait()
+	if code := <-small; code != 200 {
+		t.Errorf("a small one: %d", code)
+	}
+	w.node.answers(says("{}"))
+	reply{w.serve(body(2 << 20)), t}.ok(nil)
+}
+
+// unreadable is a body that nobody is to read.
+type unreadable struct{ t *testing.T }
+
+func (u unreadable) Read([]byte) (int, error) {
+	u.t.Error("the body is read")
+	return 0, io.EOF
+}
+
+// TestPacked: bodies that are packed are not unpacked.
+func TestPacked(t *testing.T) {
+	w := newWorld(t)
+	for _, encoding := range []string{"gzip", "br", "identity, gzip"} {
+		w.send(paid, "POST", "/sessions/create", "{}", "Content-Encoding", encoding).refused(415, "unsupported_media_type")
+	}
+	w.send(paid, "POST", "/sessions/create", "{}", "Content-Encoding", "identity").ok(nil)
 }
 
 // TestPanic: the client gets the envelope, the log the reason.
@@ -183,20 +254,46 @@ func TestOpenAPI(t *testing.T) {
 }
 
 func TestNewKeyring(t *testing.T) {
-	good := api.KeyConfig{Key: "btk_0123456789", Account: "a", Plan: "free"}
+	key := api.NewKey()
+	good := api.KeyConfig{Hash: api.HashKey(key), Account: "a", Plan: "free"}
+	if _, err := api.NewKeyring([]api.KeyConfig{good}); err != nil {
+		t.Fatal(err)
+	}
 	for name, change := range map[string]func(k *api.KeyConfig){
-		"key":     func(k *api.KeyConfig) { k.Key = "sk_0123456789" },
-		"short":   func(k *api.KeyConfig) { k.Key = "btk_1" },
-		"account": func(k *api.KeyConfig) { k.Account = "a/b" },
-		"none":    func(k *api.KeyConfig) { k.Account = "" },
-		"plan":    func(k *api.KeyConfig) { k.Plan = "gold" },
-		"twice":   func(*api.KeyConfig) {},
+		"plain":     func(k *api.KeyConfig) { k.Hash, k.Key = "", key },
+		"both":      func(k *api.KeyConfig) { k.Key = key },
+		"as a hash": func(k *api.KeyConfig) { k.Hash = key },
+		"none":      func(k *api.KeyConfig) { k.Hash = "" },
+		"bare":      func(k *api.KeyConfig) { k.Hash = strings.TrimPrefix(k.Hash, "sha256:") },
+		"short":     func(k *api.KeyConfig) { k.Hash = k.Hash[:len(k.Hash)-2] },
+		"long":      func(k *api.KeyConfig) { k.Hash += "00" },
+		"no digits": func(k *api.KeyConfig) { k.Hash = k.Hash[:len(k.Hash)-1] + "g" },
+		"account":   func(k *api.KeyConfig) { k.Account = "a/b" },
+		"nobody":    func(k *api.KeyConfig) { k.Account = "" },
+		"plan":      func(k *api.KeyConfig) { k.Plan = "gold" },
+		"twice":     func(*api.KeyConfig) {},
 	} {
 		bad := good
 		change(&bad)
-		if _, err := api.NewKeyring([]api.KeyConfig{good, bad}); err == nil || strings.Contains(err.Error(), bad.Key) {
+		_, err := api.NewKeyring([]api.KeyConfig{good, bad})
+		if err == nil || strings.Contains(err.Error(), key) || !strings.Contains(err.Error(), "keys[1]") {
 			t.Errorf("%s: %v", name, err)
 		}
+		if (name == "plain" || name == "both") && !strings.Contains(err.Error(), "new-key") {
+			t.Errorf("%s: no advice in %v", name, err)
+		}
+	}
+}
+
+// TestNewKey: 26 letters and digits of 5 bits each, and never the same.
+func TestNewKey(t *testing.T) {
+	seen := map[string]bool{}
+	for range 1000 {
+		key := api.NewKey()
+		if rest, ok := strings.CutPrefix(key, "btk_"); !ok || len(rest) != 26 || strings.Trim(rest, "abcdefghijklmnopqrstuvwxyz234567") != "" || seen[key] {
+			t.Fatalf("key %q", key)
+		}
+		seen[key] = true
 	}
 }
 

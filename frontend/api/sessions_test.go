@@ -163,7 +163,7 @@ func TestGet(t *testing.T) {
 			t.Errorf("%s: got %v, want %s", name, got[name], want)
 		}
 	}
-	if last := w.node.last(t); last.path != "/v1/info" || last.header.Get("Authorization") != "Bearer "+claim.Token([]byte(secret), id) {
+	if last := w.node.last(t); last.path != "/v1/info" || last.header.Get("Authorization") != "Bearer "+claim.Token([]byte(secret), id, 1) {
 		t.Errorf("node got %+v", last)
 	}
 	// A node that is no help: the record's values, and lists that are lists.

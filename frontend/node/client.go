@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/frontend"
 )
 
@@ -68,6 +69,8 @@ func NewTransport(dial func(ctx context.Context, network, addr string) (net.Conn
 		DisableCompression:  true,
 		WriteBufferSize:     32 << 10,
 		ReadBufferSize:      32 << 10,
+		// More than what a node takes from an app.
+		MaxResponseHeaderBytes: 2 * door.MaxAnswerHeader,
 	}
 }
 
@@ -102,7 +105,7 @@ func (c *Client) Do(ctx context.Context, s *frontend.Session, r Request) (*http.
 	if r.Header != nil {
 		req.Header = r.Header.Clone()
 	}
-	req.Header.Set("Authorization", "Bearer "+claim.Token(c.secret, s.ID))
+	req.Header.Set("Authorization", "Bearer "+claim.Token(c.secret, s.ID, s.Claim.Epoch))
 	if r.Body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}

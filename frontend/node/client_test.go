@@ -23,7 +23,7 @@ const secret = "secret"
 func at(t *testing.T, h http.HandlerFunc) *frontend.Session {
 	s := httptest.NewServer(h)
 	t.Cleanup(s.Close)
-	return &frontend.Session{ID: "ses_a", Claim: claim.Claim{API: strings.TrimPrefix(s.URL, "http://")}}
+	return &frontend.Session{ID: "ses_a", Claim: claim.Claim{Epoch: 7, API: strings.TrimPrefix(s.URL, "http://")}}
 }
 
 func client(t *testing.T) *node.Client {
@@ -35,7 +35,7 @@ func client(t *testing.T) *node.Client {
 func TestInfo(t *testing.T) {
 	c := client(t)
 	got, err := c.Info(t.Context(), at(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/v1/info" || r.Header.Get("Authorization") != "Bearer "+claim.Token([]byte(secret), "ses_a") {
+		if r.URL.Path != "/v1/info" || r.Header.Get("Authorization") != "Bearer "+claim.Token([]byte(secret), "ses_a", 7) {
 			t.Errorf("got %s %v", r.URL, r.Header)
 		}
 		fmt.Fprint(w, `{"session":"ses_a","state":"idle","lastActive":"2030-01-02T03:04:05Z","filesCount":1,"activeProcesses":2,
@@ -71,7 +71,7 @@ func TestErrors(t *testing.T) {
 		session *frontend.Session
 		want    error
 	}{
-		"nobody listens":  {&frontend.Session{ID: "ses_a", Claim: claim.Claim{API: strings.TrimPrefix(gone.URL, "http://")}}, node.ErrUnreachable},
+		"nobody listens":  {&frontend.Session{ID: "ses_a", Claim: claim.Claim{Epoch: 7, API: strings.TrimPrefix(gone.URL, "http://")}}, node.ErrUnreachable},
 		"another's token": {at(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) }), node.ErrMoved},
 		"gone":            {at(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(410) }), node.ErrMoved},
 		"broken":          {at(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }), node.ErrLost},
@@ -83,7 +83,7 @@ func TestErrors(t *testing.T) {
 		if res != nil {
 			res.Body.Close()
 		}
-		if err != nil && strings.Contains(err.Error(), claim.Token([]byte(secret), "ses_a")) {
+		if err != nil && strings.Contains(err.Error(), claim.Token([]byte(secret), "ses_a", 7)) {
 			t.Errorf("%s: the token is in the error: %v", name, err)
 		}
 	}
@@ -97,7 +97,7 @@ func TestRestart(t *testing.T) {
 	handler := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { got++ })
 	first := httptest.NewServer(handler)
 	address := first.Listener.Addr().String()
-	s := &frontend.Session{ID: "ses_a", Claim: claim.Claim{API: address}}
+	s := &frontend.Session{ID: "ses_a", Claim: claim.Claim{Epoch: 7, API: address}}
 	do := func() error {
 		res, err := c.Do(t.Context(), s, node.Request{Method: "POST", Path: "/v1/execute", Body: []byte("{}")})
 		if err == nil {

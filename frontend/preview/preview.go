@@ -14,10 +14,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
-	"regexp"
 	"strings"
 	"time"
 
+	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/frontend"
 	"github.com/buntime/buntime/frontend/node"
 )
@@ -29,7 +30,8 @@ type Handler struct {
 	Next http.Handler
 
 	sessions *frontend.Service
-	suffix   string // "." and the domain without its port
+	secret   []byte
+	domain   string // in lower case, without its port
 	scheme   string
 	log      *slog.Logger
 	// NodeWait is how long a request waits for a node that is not there, as one
@@ -46,14 +48,16 @@ type Config struct {
 	// Scheme and Domain (with or without a port) are those of preview URLs. A
 	// request counts whatever port it names.
 	Scheme, Domain string
-	Log            *slog.Logger
+	// Secret is the cluster's node secret.
+	Secret []byte
+	Log    *slog.Logger
 }
 
 // New makes a Handler.
 func New(c Config, next http.Handler) *Handler {
 	h := &Handler{
-		Next: next, sessions: c.Sessions, scheme: c.Scheme, log: c.Log,
-		suffix:   "." + strings.ToLower(withoutPort(c.Domain)),
+		Next: next, sessions: c.Sessions, secret: c.Secret, scheme: c.Scheme, log: c.Log,
+		domain:   strings.ToLower(withoutPort(c.Domain)),
 		NodeWait: 5 * time.Second,
 	}
 	h.transport = node.NewTransport(h.dial)
@@ -70,20 +74,10 @@ func New(c Config, next http.Handler) *Handler {
 // Close closes idle connections.
 func (h *Handler) Close() { h.transport.CloseIdleConnections() }
 
-// label is the first label of a preview's host, with the port it may begin with.
-var label = regexp.MustCompile(`^(?:[0-9]{1,5}-)?(ses[-_][a-z0-9]+)$`)
-
-// Session is the id of the session that a host names, or "".
-func (h *Handler) Session(host string) string {
-	first, ok := strings.CutSuffix(strings.ToLower(strings.TrimSuffix(withoutPort(host), ".")), h.suffix)
-	if !ok {
-		return ""
-	}
-	parts := label.FindStringSubmatch(first)
-	if parts == nil {
-		return ""
-	}
-	return frontend.FromLabel(parts[1])
+// Session is what a host says if it is a session's below our domain.
+func (h *Handler) Session(host string) (door.Host, bool) {
+	p := door.ParseHost(host)
+	return p, p.Session != "" && p.Domain == h.domain
 }
 
 func withoutPort(host string) string {
@@ -95,13 +89,20 @@ func withoutPort(host string) string {
 
 // ServeHTTP implements http.Handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	id := h.Session(r.Host)
-	if id == "" {
+	host, ok := h.Session(r.Host)
+	switch {
+	case !ok:
 		h.Next.ServeHTTP(w, r)
+		return
+	case host.Port == 0:
+		h.fail(w, r, frontend.Invalid("host", "the host %q names no port that there can be", r.Host))
+		return
+	case !door.Method(r.Method):
+		h.fail(w, r, frontend.Errorf(frontend.CodeMethodNotAllowed, "previews take no %s", r.Method))
 		return
 	}
 	// Here and not only when dialling: kept connections must not outlive the session.
-	sess, err := h.sessions.ResolvePreview(r.Context(), id)
+	sess, err := h.sessions.ResolvePreview(r.Context(), frontend.FromLabel(host.Session))
 	if err != nil {
 		h.fail(w, r, err)
 		return
@@ -111,20 +112,20 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 type sessionKey struct{}
 
-// rewrite makes the request that the node gets: the client's own, but for our
-// key. Its URL's host is the session's place in the sense of who may share a
-// connection: session and allocation.
+// rewrite makes the request that the node gets: the client's own, but for what
+// is not for the app. Its URL's host is the session's place in the sense of who
+// may share a connection: session and allocation.
 func (h *Handler) rewrite(p *httputil.ProxyRequest) {
 	sess := p.In.Context().Value(sessionKey{}).(*frontend.Session)
 	p.Out.URL.Scheme = "http"
 	p.Out.URL.Host = fmt.Sprintf("%s.%d", sess.ID, sess.Epoch)
 	p.Out.URL.RawQuery = p.In.URL.RawQuery // also what net/url cannot parse
 	p.Out.Host = p.In.Host
+	door.Inward(p.Out.Header)
+	door.Unforwarded(p.Out.Header)
 	p.SetXForwarded()
 	p.Out.Header.Set("X-Forwarded-Proto", h.scheme)
-	if scheme, token, _ := strings.Cut(p.In.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") && strings.HasPrefix(strings.TrimSpace(token), "btk_") {
-		p.Out.Header.Del("Authorization")
-	}
+	p.Out.Header.Set(door.TokenHeader, claim.PreviewToken(h.secret, sess.ID, sess.Claim.Epoch))
 }
 
 const (
@@ -165,15 +166,20 @@ func (h *Handler) dial(ctx context.Context, network, addr string) (net.Conn, err
 
 // fail answers when the app cannot.
 func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
-	if errors.Is(r.Context().Err(), context.Canceled) {
+	stalled := door.Stalled(r.Context())
+	if errors.Is(r.Context().Err(), context.Canceled) && !stalled {
 		return // the client went away
 	}
 	e, ok := errors.AsType[*frontend.Error](err)
+	if stalled {
+		e, ok = frontend.Errorf(frontend.CodeRequestTimeout, "the request has not arrived in time"), true
+	}
 	if !ok {
 		h.log.Warn("preview", "host", r.Host, "path", r.URL.Path, "err", err)
 		e = frontend.Unavailable("the connection to the session broke; try again")
 	}
 	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if e.RetryAfter > 0 {
 		w.Header().Set("Retry-After", "1")
 	}

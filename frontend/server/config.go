@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/driver/snapshot/backend"
 	"github.com/buntime/buntime/frontend/api"
 	"github.com/buntime/buntime/frontend/consul"
@@ -45,6 +46,17 @@ type Config struct {
 	// Store is where the nodes put snapshots; it has to be the same. Without it what
 	// is stored of a session that has ended waits for its own expiry.
 	Store backend.Config `json:"store"`
+	// TrustedProxies are addresses and ranges of the proxies in front: of them,
+	// and nobody else, it is believed for whom a request comes (X-Forwarded-For).
+	TrustedProxies []string `json:"trusted_proxies"`
+	// Connections is how many there may be at a time; what is above is closed.
+	Connections struct {
+		// Total is for all clients together. Default 8192.
+		Total int `json:"total"`
+		// PerClient is for one address, or one /64 of IPv6, but for trusted
+		// proxies. Default 512.
+		PerClient int `json:"per_client"`
+	} `json:"connections"`
 
 	// ReapInterval is how often what has no owner is looked for. Default 10 s.
 	ReapInterval Duration `json:"reap_interval"`
@@ -53,6 +65,9 @@ type Config struct {
 	ReadHeaderTimeout Duration `json:"read_header_timeout"`
 	// IdleTimeout is how long a connection may stay without a request. Default 2 min.
 	IdleTimeout Duration `json:"idle_timeout"`
+	// StallTimeout is how long a client may send nothing of a request's body,
+	// or take nothing of an answer. Default 30 s.
+	StallTimeout Duration `json:"stall_timeout"`
 	// ShutdownTimeout is how long requests under way may take when the
 	// front-end is told to end. Default 15 s.
 	ShutdownTimeout Duration `json:"shutdown_timeout"`
@@ -119,6 +134,14 @@ func parse(text []byte, env func(string) string) (Config, error) {
 		return c, c.Store.Check()
 	case len(c.Keys) == 0:
 		return c, errors.New("keys has no key, so that nobody could call the API")
+	case c.Connections.Total < 1 || c.Connections.PerClient < 1:
+		return c, errors.New("connections.total and connections.per_client must be positive")
+	}
+	if _, err := api.NewKeyring(c.Keys); err != nil {
+		return c, err
+	}
+	if _, err := door.ParseNetworks(c.TrustedProxies); err != nil {
+		return c, fmt.Errorf("trusted_proxies: %w", err)
 	}
 	return c, nil
 }
@@ -139,6 +162,9 @@ func (c *Config) defaults() error {
 	def(&c.ReapInterval, Duration(10*time.Second))
 	def(&c.ReadHeaderTimeout, Duration(10*time.Second))
 	def(&c.IdleTimeout, Duration(2*time.Minute))
+	def(&c.StallTimeout, Duration(30*time.Second))
+	def(&c.Connections.Total, 8192)
+	def(&c.Connections.PerClient, 512)
 	def(&c.ShutdownTimeout, Duration(15*time.Second))
 	return nil
 }

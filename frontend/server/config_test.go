@@ -7,9 +7,11 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/buntime/buntime/frontend/api"
 )
 
-const minimal = `{"node_secret":"0123456789abcdef","keys":[{"key":"btk_0123456789","account":"a","plan":"free"}]}`
+var minimal = `{"node_secret":"0123456789abcdef","keys":[{"hash":"` + api.HashKey("btk_0123456789") + `","account":"a","plan":"free"}]}`
 
 func noEnv(string) string { return "" }
 
@@ -19,7 +21,8 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	if c.Listen != ":8080" || c.BaseURL != "http://localhost:8080" || c.PreviewDomain != "localhost:8080" || c.PreviewScheme != "http" ||
-		time.Duration(c.ReapInterval) != 10*time.Second || time.Duration(c.ReadHeaderTimeout) != 10*time.Second {
+		time.Duration(c.ReapInterval) != 10*time.Second || time.Duration(c.ReadHeaderTimeout) != 10*time.Second ||
+		time.Duration(c.StallTimeout) != 30*time.Second || c.Connections.Total != 8192 || c.Connections.PerClient != 512 {
 		t.Errorf("%+v", c)
 	}
 	c, err = parse([]byte(strings.Replace(minimal, "{", `{"preview_domain":"apps.example.com","base_url":"https://api.example.com",
@@ -42,6 +45,9 @@ func TestBadConfig(t *testing.T) {
 		`"reap_interval":"-1s",`:       "positive",
 		`"reap_interval":10,`:          "reap_interval",
 		`"nomad":{"host":"x"},`:        "host",
+		`"trusted_proxies":["lb"],`:    "trusted_proxies",
+		`"connections":{"total":-1},`:  "connections",
+		`"stall_timeout":"0s",`:        "positive",
 	} {
 		if _, err := parse([]byte(strings.Replace(minimal, "{", "{"+change, 1)), noEnv); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want it to name %s", change, err, want)
@@ -51,6 +57,11 @@ func TestBadConfig(t *testing.T) {
 		if _, err := parse([]byte(text), noEnv); err == nil {
 			t.Errorf("%q is taken", text)
 		}
+	}
+	// A key in plain text: the error helps, and does not repeat it.
+	plain := strings.Replace(minimal, `"hash":"`+api.HashKey("btk_0123456789"), `"key":"btk_0123456789`, 1)
+	if _, err := parse([]byte(plain), noEnv); err == nil || !strings.Contains(err.Error(), "new-key") || strings.Contains(err.Error(), "btk_0123456789") {
+		t.Errorf("a key in plain text: %v", err)
 	}
 	if _, err := ReadConfig(""); err == nil || !strings.Contains(err.Error(), "-config") {
 		t.Errorf("got %v", err)

@@ -9,9 +9,9 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"time"
 
+	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/driver/snapshot"
 	"github.com/buntime/buntime/driver/snapshot/backend"
 	"github.com/buntime/buntime/frontend"
@@ -22,9 +22,6 @@ import (
 	"github.com/buntime/buntime/frontend/preview"
 	"github.com/buntime/buntime/jobs"
 )
-
-// maxHeader is for the head of a request; node agents take as much.
-const maxHeader = 64 << 10
 
 // parts are what a front-end is made of.
 type parts struct {
@@ -72,7 +69,7 @@ func assemble(c Config, log *slog.Logger) (*parts, error) {
 		return nil, err
 	}
 	p.handler = preview.New(preview.Config{
-		Sessions: p.sessions, Scheme: c.PreviewScheme, Domain: c.PreviewDomain, Log: log,
+		Sessions: p.sessions, Secret: []byte(c.NodeSecret), Scheme: c.PreviewScheme, Domain: c.PreviewDomain, Log: log,
 	}, handler)
 	return p, nil
 }
@@ -113,13 +110,15 @@ func Serve(ctx context.Context, c Config, l net.Listener, log *slog.Logger) erro
 	}()
 	defer func() { stopReaper(); <-reaped }()
 
-	srv := &http.Server{
-		Handler:           p.handler,
-		ReadHeaderTimeout: time.Duration(c.ReadHeaderTimeout),
-		IdleTimeout:       time.Duration(c.IdleTimeout),
-		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	proxies, err := door.ParseNetworks(c.TrustedProxies)
+	if err != nil {
+		return errors.Join(fmt.Errorf("trusted_proxies: %w", err), l.Close())
 	}
+	limits := door.Limits{
+		Head: time.Duration(c.ReadHeaderTimeout), Idle: time.Duration(c.IdleTimeout), Stall: time.Duration(c.StallTimeout),
+	}
+	srv := door.NewServer(door.Behind(proxies, p.handler), limits, slog.NewLogLogger(log.Handler(), slog.LevelDebug))
+	l = door.Limit(l, door.Room{All: c.Connections.Total, Each: c.Connections.PerClient, Exempt: proxies})
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
 	log.Info("serving", "address", l.Addr().String(), "url", c.BaseURL, "previews", c.PreviewScheme+"://ses-….", "domain", c.PreviewDomain)

@@ -80,6 +80,13 @@ func (c *Conn) SetWriteDeadline(t time.Time) error { return c.conn.SetWriteDeadl
 // frames. After an error the connection is of no use.
 func (c *Conn) Read() (Frame, error) { return c.in.next() }
 
+// Detach gives the connection itself up, with what was received of it behind the
+// last frame that was read. The Conn is of no use afterwards.
+func (c *Conn) Detach() (*net.UnixConn, []byte) {
+	c.in.drop()
+	return c.conn, c.in.buf[c.in.start:c.in.end]
+}
+
 // HungUp tells, without reading, whether the other side is gone.
 func (c *Conn) HungUp() bool {
 	raw, err := c.conn.SyscallConn()

@@ -106,6 +106,28 @@ const (
 	// OpDiscard ends a prepared runner that is not wanted any more. Answers
 	// "exited" once it is gone, or "failed".
 	OpDiscard Op = "discard"
+	// OpDial connects to TCP port Port in the sandbox. Answers "connected", after
+	// which the connection is no longer framed but what the program there reads
+	// and writes, or "failed" with the errno as Code.
+	OpDial Op = "dial"
+)
+
+// The following operations are for a sandbox whose processes the host cannot
+// see, one that booted with Boot.Units: init then keeps the cgroup of each
+// execution, which it makes under the request's ID, and descriptors that would
+// get a process into one are not sent.
+const (
+	// OpUnits answers one Event "units" with what each has used, or only the one
+	// of ID.
+	OpUnits Op = "units"
+	// OpKill ends all processes of the unit ID. Answers "exited" once there is
+	// none, or "failed". One that is not there has none.
+	OpKill Op = "kill"
+	// OpRemove forgets the unit ID, which has no process. Answers "exited" or
+	// "failed".
+	OpRemove Op = "remove"
+	// OpInspect answers one Event "processes" with those of Pids that are alive.
+	OpInspect Op = "inspect"
 )
 
 // Request is the payload of a KindRequest frame.
@@ -129,6 +151,9 @@ type Request struct {
 	Stdin  bool `json:"stdin,omitempty"`
 	Pid    int  `json:"pid,omitempty"`
 	Signal int  `json:"signal,omitempty"`
+	// Port is OpDial's, Pids are OpInspect's.
+	Port int   `json:"port,omitempty"`
+	Pids []int `json:"pids,omitempty"`
 }
 
 // Size is a terminal's.
@@ -154,6 +179,9 @@ const (
 	EventAttached  = "attached"
 	EventList      = "list"
 	EventSignalled = "signalled"
+	EventConnected = "connected"
+	EventUnits     = "units"
+	EventProcesses = "processes"
 )
 
 // Event is the payload of a KindEvent frame.
@@ -173,6 +201,30 @@ type Event struct {
 	// this ID; nothing of the request was run.
 	Stale      bool        `json:"stale,omitempty"`
 	Executions []Execution `json:"executions,omitempty"`
+	Units      []Unit      `json:"units,omitempty"`
+	Processes  []Process   `json:"processes,omitempty"`
+}
+
+// Unit is the cgroup of one execution, and what it has used.
+type Unit struct {
+	ID   string `json:"id"`
+	Pids []int  `json:"pids,omitempty"`
+	// Memory is held now, MemoryPeak the most that was seen, in bytes.
+	Memory     int64 `json:"memory"`
+	MemoryPeak int64 `json:"memoryPeak"`
+	CPU        int64 `json:"cpu"` // nanoseconds
+}
+
+// Process is a process of the sandbox.
+type Process struct {
+	Pid       int    `json:"pid"`
+	Parent    int    `json:"parent"`
+	Command   string `json:"command"`
+	StartedAt int64  `json:"startedAt"` // unix milliseconds
+	Memory    int64  `json:"memory"`    // bytes, resident
+	CPU       int64  `json:"cpu"`       // nanoseconds
+	// Ports are the TCP ports it listens on, with 0 for a unix socket.
+	Ports []int `json:"ports,omitempty"`
 }
 
 // Execution is one entry of a list: a prepared runner, or an execution that
@@ -228,6 +280,16 @@ type Boot struct {
 	// Without names defences of the shim's to leave out, for tests of what each is
 	// worth.
 	Without []string `json:"without,omitempty"`
+
+	// The following are for a sandbox that somebody else has put together around
+	// init, such as gVisor: its root is in place, and Mounts are of type "file".
+
+	// Listen is the path to listen on; descriptor 4 is none then.
+	Listen string `json:"listen,omitempty"`
+	// Units has init keep the cgroups of executions, no more than Pids processes
+	// and threads in all.
+	Units bool  `json:"units,omitempty"`
+	Pids  int64 `json:"pids,omitempty"`
 }
 
 // Landlock says what a process may do by path, whatever mounts and permissions

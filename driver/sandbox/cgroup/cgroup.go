@@ -189,15 +189,29 @@ func (g *Group) NewExecution(id string) (*Execution, error) {
 			return nil, fmt.Errorf("create cgroup %s: %w", dir, err)
 		}
 	}
-	if m := g.lay.hierarchies[g.lay.memory]; m.v2 {
-		// An execution that lost one process to a lack of memory would be left
-		// half alive: the kernel takes the whole of it.
-		if err := cgroups.WriteFile(e.memory, "memory.oom.group", "1"); err != nil {
-			_ = e.rmdir()
-			return nil, fmt.Errorf("set memory.oom.group of execution %s: %w", id, err)
-		}
+	// An execution that lost one process to a lack of memory would be left half
+	// alive: the kernel takes the whole of it.
+	if err := e.EndTogether(true); err != nil {
+		_ = e.rmdir()
+		return nil, err
 	}
 	return e, nil
+}
+
+// EndTogether says whether the kernel, out of memory, ends all processes of the
+// execution or one. On v1 it is always one.
+func (e *Execution) EndTogether(all bool) error {
+	if !e.group.lay.hierarchies[e.group.lay.memory].v2 {
+		return nil
+	}
+	value := "0"
+	if all {
+		value = "1"
+	}
+	if err := cgroups.WriteFile(e.memory, "memory.oom.group", value); err != nil {
+		return fmt.Errorf("set memory.oom.group of execution %s: %w", e.id, err)
+	}
+	return nil
 }
 
 // OpenExecution finds the cgroups of an execution that was made earlier. An

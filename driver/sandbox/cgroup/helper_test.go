@@ -79,7 +79,7 @@ func playInit() {
 	cmd.Env = append(os.Environ(), roleEnv+"=sleep", fmt.Sprintf("%s=%d", filesEnv, len(cmd.ExtraFiles)))
 	cmd.Stdout = os.Stdout
 	check(cmd.Start())
-	select {}
+	rest()
 }
 
 func play(role string) {
@@ -87,7 +87,7 @@ func play(role string) {
 	switch role {
 	case "sleep":
 		_, _ = io.Copy(io.Discard, os.Stdin)
-		select {}
+		rest()
 	case "bomb": // of memory
 		for kept := [][]byte{}; ; {
 			b := make([]byte, 1<<20)
@@ -102,7 +102,7 @@ func play(role string) {
 			err = exec.Command("/bin/sleep", "1000").Start()
 		}
 		fmt.Println(errors.Is(err, unix.EAGAIN))
-		select {}
+		rest()
 	case "forkbomb": // every child goes on forking; it needs nothing of the Go runtime for that
 		for {
 			_, _, _ = syscall.RawSyscall(unix.SYS_FORK, 0, 0, 0)
@@ -129,6 +129,14 @@ func play(role string) {
 		}
 	}
 	os.Exit(0)
+}
+
+// rest waits for the end. Go would take an empty select for a deadlock where
+// nothing else is going on.
+func rest() {
+	for {
+		_ = unix.Pause()
+	}
 }
 
 func spin() {

@@ -63,15 +63,26 @@ func TestQuota(t *testing.T) {
 	const cores = 0.25
 	eachLayout(t, Limits{CPUs: cores}, func(t *testing.T, g *Group) {
 		p := start(t, newExecution(t, g, "burst"), "burst")
-		for range 3 {
+		calm := 0
+		for round := 0; calm < 3 && round < 40; round++ {
 			// Two idle periods give a session its whole burst back.
 			time.Sleep(2 * cpuPeriod * time.Microsecond)
 			before := stats(t, g)
 			fmt.Fprintln(p.in)
 			p.line(t)
-			if after := stats(t, g); after.ThrottledPeriods != before.ThrottledPeriods {
+			after := stats(t, g)
+			// A virtual machine that its host keeps waiting takes that for CPU time
+			// of whoever ran.
+			if after.CPU-before.CPU > 100*time.Millisecond {
+				continue
+			}
+			calm++
+			if after.ThrottledPeriods != before.ThrottledPeriods {
 				t.Errorf("50 ms of CPU time were throttled: %+v, then %+v", before, after)
 			}
+		}
+		if calm == 0 {
+			t.Error("never got its 50 ms of CPU time for less than 100")
 		}
 		before := stats(t, g)
 		e := newExecution(t, g, "spin")
@@ -95,7 +106,7 @@ func TestQuota(t *testing.T) {
 			t.Error("no throttled time")
 		}
 		st, err := e.Stats()
-		if err != nil || st.CPU < after.CPU/2 || st.CPUUser == 0 {
+		if err != nil || st.CPU < (after.CPU-before.CPU)/2 || st.CPUUser == 0 {
 			t.Errorf("execution: %+v, %v", st, err)
 		}
 	})

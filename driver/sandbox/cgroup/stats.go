@@ -28,8 +28,8 @@ type Stats struct {
 	// The following are a session's only.
 
 	// MemoryAnon and MemoryFile, in bytes, are the processes' own memory and the
-	// page cache.
-	MemoryAnon, MemoryFile uint64
+	// page cache; MemoryShmem, a part of the latter, is files in memory.
+	MemoryAnon, MemoryFile, MemoryShmem uint64
 	// Periods counts those of the CPU quota in which the session ran;
 	// ThrottledPeriods those in which it used up its quota, and Throttled is how
 	// long it then stood still.
@@ -71,11 +71,11 @@ func (g *Group) stats() (Stats, error) {
 	}
 	s.Periods, s.ThrottledPeriods = throttle["nr_periods"], throttle["nr_throttled"]
 	if g.lay.version == V2 {
-		s.MemoryAnon, s.MemoryFile = mem["anon"], mem["file"]
+		s.MemoryAnon, s.MemoryFile, s.MemoryShmem = mem["anon"], mem["file"], mem["shmem"]
 		s.Throttled = time.Duration(throttle["throttled_usec"]) * time.Microsecond
 		return s, nil
 	}
-	s.MemoryAnon, s.MemoryFile = mem["total_rss"], mem["total_cache"]
+	s.MemoryAnon, s.MemoryFile, s.MemoryShmem = mem["total_rss"], mem["total_cache"], mem["total_shmem"]
 	s.Throttled = time.Duration(throttle["throttled_time"])
 	ids, err := g.Executions()
 	if err != nil {

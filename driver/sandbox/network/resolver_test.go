@@ -66,11 +66,17 @@ func serveNames(t testing.TB, address string) *upstream {
 		return err
 	})
 	for _, s := range []*dns.Server{{PacketConn: packets, Handler: u}, {Listener: stream, Handler: u}} {
-		started := make(chan struct{})
+		started, ended := make(chan struct{}), make(chan struct{})
 		s.NotifyStartedFunc = func() { close(started) }
-		go s.ActivateAndServe()
+		go func() {
+			defer close(ended)
+			s.ActivateAndServe()
+		}()
 		<-started
-		t.Cleanup(func() { s.Shutdown() })
+		t.Cleanup(func() {
+			s.Shutdown()
+			<-ended // the next test wants the same address
+		})
 	}
 	return u
 }

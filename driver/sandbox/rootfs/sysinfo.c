@@ -1,6 +1,8 @@
 // Copyright (c) The Buntime Authors
 // SPDX-License-Identifier: MPL-2.0
 
+//go:build ignore
+
 // sysinfo(2) tells of the whole machine's memory, in a sandbox too, and Bun goes
 // by it: os.totalmem() is its answer, and the garbage collector lets the heap
 // grow as if all of that could be had, until the kernel kills it. This library,

@@ -17,6 +17,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
+
+	"github.com/buntime/buntime/driver/sandbox/loop"
 )
 
 const (
@@ -62,7 +64,7 @@ func playBareDev() {
 	dir := os.Getenv(dirEnv)
 	check(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
 	check(unix.Mount("tmpfs", "/dev", "tmpfs", 0, ""))
-	check(unix.Mknod(loopControl, unix.S_IFCHR|0o600, int(unix.Mkdev(10, 237))))
+	check(unix.Mknod(loop.Control, unix.S_IFCHR|0o600, int(unix.Mkdev(10, 237))))
 	check(unix.Mknod(os.DevNull, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))))
 	m, err := New(Config{Dir: dir}, hclog.NewNullLogger())
 	check(err)

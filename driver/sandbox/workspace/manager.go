@@ -19,6 +19,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
+
+	"github.com/buntime/buntime/driver/sandbox/loop"
 )
 
 const (
@@ -67,7 +69,7 @@ func New(config Config, log hclog.Logger) (*Manager, error) {
 		mkfs, err = exec.LookPath("/usr/sbin/mkfs.ext4")
 	}
 	if err == nil {
-		_, err = os.Stat(loopControl)
+		_, err = os.Stat(loop.Control)
 	}
 	for _, d := range []string{"", readyDir, trashDir} {
 		if err == nil {
@@ -142,7 +144,7 @@ func (m *Manager) CreateFrom(ctx context.Context, id string, size int64, fill fu
 	if err := m.checkSpace(size); err != nil {
 		return nil, fmt.Errorf("create workspace %s: %w", id, err)
 	}
-	w, err := m.buildWith(func(path string) error { return fill(ctx, path) }, attachBuffered)
+	w, err := m.buildWith(func(path string) error { return fill(ctx, path) }, restoredMode)
 	if err != nil {
 		return nil, fmt.Errorf("create workspace %s: %w", id, err)
 	}
@@ -166,7 +168,7 @@ func (m *Manager) Open(_ context.Context, id string) (*Workspace, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := m.openImage(path, findLoop)
+	w, err := m.openImage(path, loop.Find, loopMode)
 	if err != nil {
 		return nil, fmt.Errorf("open workspace %s: %w", id, err)
 	}
@@ -179,7 +181,7 @@ func (m *Manager) Open(_ context.Context, id string) (*Workspace, error) {
 }
 
 // openImage mounts the image at path, on the loop device that find returns.
-func (m *Manager) openImage(path string, find func(*os.File) (*os.File, error)) (_ *Workspace, err error) {
+func (m *Manager) openImage(path string, find func(*os.File, loop.Mode) (*os.File, error), mode loop.Mode) (_ *Workspace, err error) {
 	image, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -189,7 +191,7 @@ func (m *Manager) openImage(path string, find func(*os.File) (*os.File, error)) 
 			image.Close()
 		}
 	}()
-	dev, err := find(image)
+	dev, err := find(image, mode)
 	if err != nil {
 		return nil, err
 	}
@@ -210,19 +212,18 @@ func (m *Manager) build(ctx context.Context, size int64) (*Workspace, error) {
 	if err != nil {
 		return nil, err
 	}
-	return m.buildWith(t.create, attach)
+	return m.buildWith(t.create, loopMode)
 }
 
-// buildWith makes a workspace of the image that create makes, on the loop device
-// that attach returns.
-func (m *Manager) buildWith(create func(path string) error, attach func(*os.File) (*os.File, error)) (*Workspace, error) {
+// buildWith makes a workspace of the image that create makes.
+func (m *Manager) buildWith(create func(path string) error, mode loop.Mode) (*Workspace, error) {
 	name := fmt.Sprintf("new-%d", m.serial.Add(1))
 	path := filepath.Join(m.config.Dir, readyDir, name+suffix)
 	if err := create(path); err != nil {
 		_ = os.Remove(path)
 		return nil, err
 	}
-	w, err := m.openImage(path, attach)
+	w, err := m.openImage(path, loop.Attach, mode)
 	if err != nil {
 		_ = os.Remove(path)
 		return nil, err

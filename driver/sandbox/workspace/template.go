@@ -14,6 +14,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/buntime/buntime/driver/sandbox/loop"
 )
 
 // template is a fresh file system as the few pieces of its image that are not
@@ -28,7 +30,15 @@ type piece struct {
 	data   []byte
 }
 
+// loopMode is how images are bound.
+var loopMode = loop.Mode{BlockSize: blockSize}
+
+// restoredMode is how those are that have just been restored.
+var restoredMode = loop.Mode{BlockSize: blockSize, Buffered: true}
+
 const (
+	blockSize = 4096
+
 	// bytesPerInode of 4096 lets small files fill the disk before they run out
 	// of inodes. Their tables take 1/16 of the image, which is made larger by as
 	// much, and cost the node nothing before they are used.
@@ -88,7 +98,7 @@ func removeLostFound(ctx context.Context, image *os.File) error {
 	if err != nil {
 		return err
 	}
-	dev, err := attach(image)
+	dev, err := loop.Attach(image, loopMode)
 	if err != nil {
 		return err
 	}

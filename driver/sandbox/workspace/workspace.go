@@ -32,6 +32,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/buntime/buntime/driver/sandbox/loop"
 )
 
 // owner is the uid and gid, in the sandbox and on the disk, of the top directory.
@@ -156,7 +158,7 @@ func untilUnbound(ctx context.Context, dev string, image os.FileInfo) error {
 	ctx, cancel := context.WithTimeout(ctx, longestWait)
 	defer cancel()
 	for pause := 100 * time.Microsecond; ; pause = min(2*pause, 20*time.Millisecond) {
-		if bound, err := stillBound(dev, image); !bound || err != nil {
+		if bound, err := loop.StillBound(dev, image); !bound || err != nil {
 			return err
 		}
 		select {
