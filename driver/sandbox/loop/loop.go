@@ -22,14 +22,14 @@ const Control = "/dev/loop-control"
 type Mode struct {
 	// ReadOnly binds an image that nobody writes to, open for reading only.
 	ReadOnly bool
+	// Buffered has the device go through the page cache, for an image that has just
+	// been written and is there, where direct I/O would wait for the disk. Measured on
+	// a restored image with 3,300 files, to read all of them took 0.1 to 0.6 s so, and
+	// 0.8 to 2.9 s with direct I/O. The price is that pages may be in memory twice, as
+	// long as nobody else needs it.
+	Buffered bool
 	// BlockSize of the device, in bytes.
 	BlockSize uint32
-	// Buffered reads and writes through the page cache: for an image that has just
-	// been written and is in there, where direct I/O would wait for the disk.
-	// Measured on a restored workspace with 3,300 files, to read all of them took
-	// 0.1 to 0.6 s so, and 0.8 to 2.9 s with direct I/O. The price is that pages may
-	// be in memory twice, as long as nobody else needs it.
-	Buffered bool
 }
 
 func (m Mode) flags() int {
@@ -43,7 +43,7 @@ func (m Mode) flags() int {
 // kernel unbinds it by itself once it is neither open nor mounted, so that no
 // crash leaves one behind.
 //
-// Unless Buffered, the device reads and writes the image directly, past the page cache: pages of
+// Unless it is buffered, it reads and writes the image directly, past the page cache: pages of
 // a file in it would otherwise be in memory twice. Measured, that is as fast for
 // small files and a third faster for big ones.
 func Attach(image *os.File, mode Mode) (*os.File, error) {

@@ -180,7 +180,7 @@ func (m *Manager) Open(_ context.Context, id string) (*Workspace, error) {
 	return w, nil
 }
 
-// openImage mounts the image at path, on the loop device that find returns for mode.
+// openImage mounts the image at path, on the loop device that find returns.
 func (m *Manager) openImage(path string, find func(*os.File, loop.Mode) (*os.File, error), mode loop.Mode) (_ *Workspace, err error) {
 	image, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {

@@ -37,6 +37,9 @@ var (
 	restoredMode = loop.Mode{BlockSize: blockSize, Buffered: true}
 )
 
+// restoredMode is how those are that have just been restored.
+var restoredMode = loop.Mode{BlockSize: blockSize, Buffered: true}
+
 const (
 	blockSize = 4096
 
