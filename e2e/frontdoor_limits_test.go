@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -169,7 +170,7 @@ func TestFrontDoorSlowClients(t *testing.T) {
 				t.Errorf("%s: still open after %v: %s", name, time.Since(begin), brief(string(answer)))
 				return
 			}
-			if got := statusOf(string(answer)); !contained(c.want, got) {
+			if got := statusOf(string(answer)); !slices.Contains(c.want, got) {
 				t.Errorf("%s: status %d, want one of %v: %s", name, got, c.want, brief(string(answer)))
 			}
 		})
@@ -222,15 +223,6 @@ func drip(ctx context.Context, to io.Writer, text string) {
 			return
 		}
 	}
-}
-
-func contained(list []int, n int) bool {
-	for _, v := range list {
-		if v == n {
-			return true
-		}
-	}
-	return false
 }
 
 // TestFrontDoorConnections: one client cannot have all connections. It has an
@@ -414,7 +406,7 @@ func TestFrontDoorJSON(t *testing.T) {
 	} {
 		reply := send(t, ctx, enterprise(), client.Call{Method: "POST", Path: "/sessions/create", Body: strings.NewReader(c.body)})
 		dropIfMade(t, enterprise(), reply)
-		if !contained(c.want, reply.Status) {
+		if !slices.Contains(c.want, reply.Status) {
 			t.Errorf("%s: status %d, want one of %v: %s", name, reply.Status, c.want, brief(string(reply.Body)))
 		}
 		if reply.Status != 200 {

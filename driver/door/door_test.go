@@ -6,11 +6,13 @@ package door_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -115,8 +117,7 @@ func (s *served) exchange(t *testing.T, text string) (answer string, closed bool
 		n, err := c.Read(buf)
 		b.Write(buf[:n])
 		if err != nil {
-			e, ok := err.(net.Error)
-			return b.String(), !(ok && e.Timeout())
+			return b.String(), !errors.Is(err, os.ErrDeadlineExceeded)
 		}
 	}
 }
@@ -368,7 +369,7 @@ func TestRoom(t *testing.T) {
 			return // the reset came before the dial was over
 		}
 		_ = c.SetReadDeadline(time.Now().Add(late))
-		if n, err := c.Read(make([]byte, 1)); err == nil || err.(net.Error).Timeout() {
+		if n, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Fatalf("%s is not closed: %d, %v", from, n, err)
 		}
 	}

@@ -53,7 +53,7 @@ func Inward(h http.Header) {
 			}
 		case plain == plainToken, plain == "http2-settings":
 			delete(h, name)
-		case plain == "upgrade" && !(len(values) == 1 && strings.EqualFold(values[0], "websocket")):
+		case plain == "upgrade" && (len(values) != 1 || !strings.EqualFold(values[0], "websocket")):
 			delete(h, name)
 			delete(h, "Connection")
 		}
