@@ -31,11 +31,7 @@ type piece struct {
 }
 
 // loopMode is how images are bound.
-var (
-	loopMode = loop.Mode{BlockSize: blockSize}
-	// restoredMode is for an image that has just been written.
-	restoredMode = loop.Mode{BlockSize: blockSize, Buffered: true}
-)
+var loopMode = loop.Mode{BlockSize: blockSize}
 
 // restoredMode is how those are that have just been restored.
 var restoredMode = loop.Mode{BlockSize: blockSize, Buffered: true}
