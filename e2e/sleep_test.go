@@ -81,6 +81,40 @@ func TestDeepSleep(t *testing.T) {
 	equal(t, "package that was installed before", s.print(`const { z } = await import("zod"); console.log(z.string().parse("x"))`), "x\n")
 }
 
+// TestPreviewDuringSleep: whoever visits while the session goes to sleep is served
+// all the same, by the life before or by the next.
+func TestPreviewDuringSleep(t *testing.T) {
+	t.Parallel()
+	s := newSession(t)
+	for round := range 5 {
+		s.background(`Bun.serve({ port: 8080, fetch: () => new Response("x") })`)
+		stop := make(chan struct{})
+		var visits sync.WaitGroup
+		for range 3 {
+			visits.Go(func() {
+				for n := 0; ; n++ {
+					r := s.fetch("/")
+					// A server does not live through deep sleep: then nothing listens.
+					if r.Status != http.StatusOK && r.Status != http.StatusBadGateway {
+						t.Errorf("round %d, visit %d: status %d %s", round, n, r.Status, r.Body)
+						return
+					}
+					select {
+					case <-stop:
+						return
+					default:
+					}
+				}
+			})
+		}
+		if r := s.sleep(M{"state": "deep-sleep", "force": true}); r.Status != http.StatusOK {
+			t.Errorf("sleep: %d %s", r.Status, r.Body)
+		}
+		close(stop)
+		visits.Wait()
+	}
+}
+
 // TestSleepRefused: input that is wrong, and a session that is in use.
 func TestSleepRefused(t *testing.T) {
 	t.Parallel()

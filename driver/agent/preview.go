@@ -45,7 +45,7 @@ func (s *Session) preview(token string, access driver.Access) http.Handler {
 			door.Inward(r.Out.Header)
 		},
 		ModifyResponse: func(r *http.Response) error {
-			r.Header.Del(movedHeader) // an app cannot say so
+			r.Header.Del(door.MovedHeader) // an app cannot say so
 			if leave, ok := r.Request.Context().Value(answeredKey{}).(func()); ok {
 				leave()
 			}
@@ -78,7 +78,7 @@ func (s *Session) preview(token string, access driver.Access) http.Handler {
 		leave, err := s.life.use("preview")
 		if err != nil {
 			if errors.Is(err, errAsleep) {
-				w.Header().Set(movedHeader, "1")
+				w.Header().Set(door.MovedHeader, "1")
 			}
 			writeError(w, notAwake(err))
 			return
@@ -87,10 +87,6 @@ func (s *Session) preview(token string, access driver.Access) http.Handler {
 		proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), answeredKey{}, leave)))
 	})
 }
-
-// movedHeader marks an answer of the node's own: that the session has left it, and
-// nothing of the request was done.
-const movedHeader = "X-Buntime-Moved"
 
 // answeredKey is the context key of what to call when the app has answered.
 type answeredKey struct{}

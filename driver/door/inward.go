@@ -16,6 +16,10 @@ const KeyPrefix = "btk_"
 // preview's request a front-end's.
 const TokenHeader = "X-Buntime-Token"
 
+// MovedHeader marks an answer of a node's own to a front-end: the session has left
+// the node, and nothing of the request was done.
+const MovedHeader = "X-Buntime-Moved"
+
 // Key is the API key that a request carries in the one way that there is: one
 // Authorization header, of the scheme Bearer in whatever case.
 func Key(h http.Header) (string, bool) {

@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"strconv"
 	"strings"
 	"time"
 
@@ -63,7 +64,7 @@ func New(c Config, next http.Handler) *Handler {
 	h.transport = node.NewTransport(h.dial)
 	h.proxy = &httputil.ReverseProxy{
 		Rewrite:       h.rewrite,
-		Transport:     h.transport,
+		Transport:     follower{h},
 		FlushInterval: -1, // each piece as it comes
 		ErrorHandler:  h.fail,
 		ErrorLog:      slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug),
@@ -118,14 +119,57 @@ type sessionKey struct{}
 func (h *Handler) rewrite(p *httputil.ProxyRequest) {
 	sess := p.In.Context().Value(sessionKey{}).(*frontend.Session)
 	p.Out.URL.Scheme = "http"
-	p.Out.URL.Host = fmt.Sprintf("%s.%d", sess.ID, sess.Epoch)
 	p.Out.URL.RawQuery = p.In.URL.RawQuery // also what net/url cannot parse
 	p.Out.Host = p.In.Host
 	door.Inward(p.Out.Header)
 	door.Unforwarded(p.Out.Header)
 	p.SetXForwarded()
 	p.Out.Header.Set("X-Forwarded-Proto", h.scheme)
-	p.Out.Header.Set(door.TokenHeader, claim.PreviewToken(h.secret, sess.ID, sess.Claim.Epoch))
+	h.address(p.Out, sess)
+}
+
+// address sends a request to where a session is in its present life.
+func (h *Handler) address(r *http.Request, sess *frontend.Session) {
+	r.URL.Host = fmt.Sprintf("%s.%d", sess.ID, sess.Epoch)
+	r.Header.Set(door.TokenHeader, claim.PreviewToken(h.secret, sess.ID, sess.Epoch))
+}
+
+// errMoved says that a session has begun another life since its request was
+// addressed.
+var errMoved = errors.New("the session has moved")
+
+// follower sends a request after a session that has left the node it was addressed
+// to, asleep or to another. A body can be sent but once.
+type follower struct{ h *Handler }
+
+func (f follower) RoundTrip(r *http.Request) (*http.Response, error) {
+	const most = 3
+	for range most - 1 {
+		res, err := f.h.transport.RoundTrip(r)
+		gone := err == nil && res.StatusCode == http.StatusGone && res.Header.Get(door.MovedHeader) != ""
+		if !gone && !errors.Is(err, errMoved) {
+			return res, err
+		}
+		if gone {
+			res.Body.Close()
+		}
+		sess := r.Context().Value(sessionKey{}).(*frontend.Session)
+		f.h.sessions.Forget(sess.ID)
+		if gone {
+			if err := f.h.sessions.Moved(r.Context(), sess); err != nil {
+				return nil, err
+			}
+		}
+		if r.Body != nil && r.Body != http.NoBody {
+			return nil, frontend.Unavailable("the session went to sleep while the request was on its way; try again")
+		}
+		if sess, err = f.h.sessions.ResolvePreview(r.Context(), sess.ID); err != nil {
+			return nil, err
+		}
+		r = r.Clone(context.WithValue(r.Context(), sessionKey{}, sess))
+		f.h.address(r, sess)
+	}
+	return f.h.transport.RoundTrip(r)
 }
 
 const (
@@ -136,13 +180,17 @@ const (
 // dial connects to the node that carries the session in addr. One that is not
 // there is tried again, at the place that the record names by then.
 func (h *Handler) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	id, _, _ := strings.Cut(addr, ".")
+	id, epoch, _ := strings.Cut(addr, ".")
+	epoch, _, _ = strings.Cut(epoch, ":")
 	dialer := net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}
 	begin := time.Now()
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		sess, err := h.sessions.ResolvePreview(ctx, id)
 		if err != nil {
 			return nil, err
+		}
+		if strconv.FormatUint(sess.Epoch, 10) != epoch {
+			return nil, errMoved
 		}
 		conn, err := dialer.DialContext(ctx, network, sess.Claim.Preview)
 		if err == nil {
