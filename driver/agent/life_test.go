@@ -302,10 +302,10 @@ func TestIdleKeepsConnections(t *testing.T) {
 	f := idleFixture(t)
 	f.run(t, map[string]any{"code": `
 		Bun.listen({ hostname: "127.0.0.1", port: 8081, socket: { data(s, d) { s.write(d) } } });`})
-	// A preview that the app upgrades to whatever it likes.
+	// Previews upgrade to WebSocket alone; what the two then say is theirs.
 	f.run(t, map[string]any{"code": `
 		require("http").createServer().on("upgrade", (req, socket) => {
-			socket.write("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n");
+			socket.write("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
 			socket.pipe(socket);
 		}).listen(8082);`})
 	conn, err := net.Dial("tcp", f.task.Preview)
@@ -316,7 +316,7 @@ func TestIdleKeepsConnections(t *testing.T) {
 	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: 8082-ses-test.x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: 8082-ses-test.x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"); err != nil {
 		t.Fatal(err)
 	}
 	head := make([]byte, 1024)
