@@ -37,6 +37,8 @@ import (
 type fingerprint struct {
 	dirs  []dirPrint
 	files map[string]fileID
+	// unknown: there was more to look at than init is ready to look at.
+	unknown bool
 }
 
 // dirPrint is a directory as it was.
@@ -98,12 +100,17 @@ var extends = sync.OnceValue(func() *regexp.Regexp {
 // addConfig adds a tsconfig.json and, to a depth that no project has, what it
 // extends.
 func (f *fingerprint) addConfig(name string, depth int) {
-	if _, known := f.files[name]; known || depth > 8 {
+	if _, known := f.files[name]; known {
+		return
+	}
+	if depth > 8 || len(f.files) >= maxConfigs {
+		f.unknown = true
 		return
 	}
 	f.add(name)
-	text, err := os.ReadFile(name)
+	text, err := readConfig(name)
 	if err != nil {
+		f.unknown = f.unknown || !errors.Is(err, unix.ENOENT)
 		return
 	}
 	for _, m := range extends().FindAllSubmatch(text, -1) {
@@ -120,6 +127,40 @@ func (f *fingerprint) addConfig(name string, depth int) {
 			}
 		}
 	}
+}
+
+const (
+	// maxConfig bounds a configuration file that init reads. It is outside of the
+	// session's memory limit, and these files are the session's.
+	maxConfig = 1 << 20
+	// maxConfigs bounds the files of a fingerprint.
+	maxConfigs = 256
+)
+
+// errConfig is a file that is none to read: not a regular file, or too large.
+var errConfig = errors.New("no file of a configuration")
+
+// readConfig reads a file that is the session's to choose: it could be a pipe that
+// nobody writes to, or a device without an end.
+func readConfig(name string) ([]byte, error) {
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size > maxConfig {
+		return nil, errConfig
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
+	if err == nil && len(text) > maxConfig {
+		err = errConfig
+	}
+	return text, err
 }
 
 // configPaths are the files that "extends" may mean. Those that are not there
@@ -163,6 +204,9 @@ func isOurs(name string) bool { return name == ".buntime" || wire.IsEntry(name) 
 
 // holds tells whether a fresh Bun would find everything as it was.
 func (f *fingerprint) holds() bool {
+	if f.unknown {
+		return false
+	}
 	for name, id := range f.files {
 		if identify(name) != id {
 			return false

@@ -4,10 +4,14 @@
 package guest
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestOutranks(t *testing.T) {
@@ -100,4 +104,48 @@ func TestFingerprint(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestConfigWithoutEnd gives init, which has memory of its own, configuration files
+// that have no end, or that nobody ever writes to.
+func TestConfigWithoutEnd(t *testing.T) {
+	for _, name := range []string{"bunfig.toml", "tsconfig.json", "jsconfig.json"} {
+		for kind, make := range map[string]func(path string) error{
+			"device":     func(path string) error { return os.Symlink("/dev/zero", path) },
+			"pipe":       func(path string) error { return unix.Mkfifo(path, 0o644) },
+			"large file": func(path string) error { return errors.Join(os.WriteFile(path, nil, 0o644), os.Truncate(path, 20<<30)) },
+		} {
+			t.Run(name+" "+kind, func(t *testing.T) {
+				dir := t.TempDir()
+				if err := make(filepath.Join(dir, name)); err != nil {
+					t.Fatal(err)
+				}
+				done := goDo(func() {
+					if name == "bunfig.toml" {
+						if !runsBefore(dir, nil) {
+							t.Error("a runner would wait with it")
+						}
+						return
+					}
+					if f := takeFingerprint(dir, dir); f.holds() {
+						t.Error("what nobody has looked at is taken for unchanged")
+					}
+				})
+				select {
+				case <-done:
+				case <-time.After(20 * time.Second):
+					t.Fatal("init still reads it")
+				}
+			})
+		}
+	}
+}
+
+func goDo(f func()) <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	return done
 }

@@ -83,8 +83,8 @@ func runsBefore(dir string, env []string) bool {
 			return true
 		}
 	}
-	text, _ := os.ReadFile(dir + "/bunfig.toml") // none is none
-	return strings.Contains(string(text), "preload")
+	text, err := readConfig(dir + "/bunfig.toml")
+	return strings.Contains(string(text), "preload") || err != nil && !errors.Is(err, unix.ENOENT)
 }
 
 // startBun starts Bun in the runner's place, with code in e, which is Bun's to

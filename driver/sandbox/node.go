@@ -93,6 +93,9 @@ func Open(config Config, log hclog.Logger) (_ *Node, err error) {
 	if err := raiseNodeLimits(procSys); err != nil {
 		log.Warn("sessions could use up what others of the node need", "error", err)
 	}
+	if err := limitCore(); err != nil {
+		return nil, err
+	}
 	if n.filter, err = seccomp.Program(); err != nil {
 		return nil, err
 	}

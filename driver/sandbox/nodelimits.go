@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/buntime/buntime/driver/guest/wire"
 )
 
 // Some of what a sandbox can use up is counted neither by a cgroup nor by a
@@ -99,6 +101,17 @@ func chargeTo(uid int) (back func(), err error) {
 		return nil, fmt.Errorf("become owner %d of the sandbox: %w", uid, errno)
 	}
 	return back, nil
+}
+
+// limitCore gives this process, and with it all that it will start, the limit of core
+// files that sandboxes are to have (wire.CoreLimit says why): also gVisor's
+// processes, which have other ids by the time that they could be told.
+func limitCore() error {
+	limit := unix.Rlimit{Cur: wire.CoreLimit, Max: wire.CoreLimit}
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &limit); err != nil {
+		return fmt.Errorf("limit core files to %d: %w (the hard limit is 0 and may not be raised: set LimitCORE=infinity for Nomad)", wire.CoreLimit, err)
+	}
+	return nil
 }
 
 // oomScore puts everything in sandboxes before everything else when the machine

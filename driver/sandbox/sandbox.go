@@ -165,21 +165,6 @@ func (s *Sandbox) gather(ctx context.Context, spec Spec) error {
 	return g.Wait()
 }
 
-// allowCoreLimit lets the processes of init pid take wire.CoreLimit, to which they
-// lower their limit of core files, also where this process may leave none at all
-// and hands that on. To raise it takes a privilege over the host.
-func allowCoreLimit(pid int) error {
-	var own unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_CORE, &own); err != nil || own.Max >= wire.CoreLimit {
-		return err
-	}
-	limit := unix.Rlimit{Cur: wire.CoreLimit, Max: wire.CoreLimit}
-	if err := unix.Prlimit(pid, unix.RLIMIT_CORE, &limit, nil); err != nil {
-		return fmt.Errorf("limit core files of init: %w (Nomad runs with a hard limit of 0 and may not raise it: set LimitCORE=infinity)", err)
-	}
-	return nil
-}
-
 func (s *Sandbox) workspaceID() string { return filepath.Base(s.dir) }
 
 // boot clones init and takes it through its start.
@@ -206,9 +191,6 @@ func (s *Sandbox) boot(spec Spec) error {
 	p, err := spawn(s.node.init, s.network.NS(), listener, exit, stderr, s.group, s.Owner())
 	if err != nil {
 		return err
-	}
-	if err := allowCoreLimit(p.pid); err != nil {
-		return errors.Join(err, unix.Kill(p.pid, unix.SIGKILL))
 	}
 	if err := sacrifice(p.pid); err != nil {
 		return errors.Join(err, unix.Kill(p.pid, unix.SIGKILL))

@@ -39,7 +39,7 @@ var runs = []Run{
 	// Not what takes long and asks little of the kernel: the mutations of the
 	// attacks, snapshots. Landlock keeps abstract sockets apart from 6.12 on only.
 	{Package: "driver/agent", Args: []string{
-		"-test.skip=^TestEscapes$/^mutations$|^TestAbstractSockets$/^shared_network$|^Test(StopSleeps|Sleep.*|Checkpoints)$",
+		"-test.skip=^TestEscapes$/^mutations$|^TestAbstractSockets$/^shared_network$|^Test(StopSleeps|Sleep.*|Checkpoints|GVisor.*)$",
 	}},
 	// What is about the kernel, over real sandboxes.
 	{Package: "driver", Args: []string{

@@ -10,9 +10,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/bpf.h>
+#include <linux/filter.h>
 #include <linux/keyctl.h>
 #include <linux/netlink.h>
 #include <linux/perf_event.h>
+#include <linux/seccomp.h>
 #include <netinet/in.h>
 #include <sched.h>
 #include <signal.h>
@@ -149,6 +151,17 @@ static long attack(const char *name, const char *argument) {
 		return name_to_handle_at(AT_FDCWD, "/", &h.h, &mount_id, 0);
 	}
 	if (IS("fanotify")) return syscall(SYS_fanotify_init, 0x200 /* FAN_REPORT_FID */, O_RDONLY);
+	if (IS("filter by seccomp") || IS("filter by prctl")) {
+		struct sock_filter allow[] = {{BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW}};
+		struct sock_fprog prog = {1, allow};
+		if (IS("filter by prctl")) return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog, 0, 0);
+		return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog);
+	}
+	if (IS("filter of a socket")) {
+		struct sock_filter allow[] = {{BPF_RET | BPF_K, 0, 0, -1U}};
+		struct sock_fprog prog = {1, allow};
+		return setsockopt(socket(AF_INET, SOCK_DGRAM, 0), SOL_SOCKET, SO_ATTACH_FILTER, &prog, sizeof prog);
+	}
 	if (IS("kcmp")) return syscall(SYS_kcmp, getpid(), getpid(), 1, 0, 0);
 	if (IS("vmsplice")) {
 		int p[2];

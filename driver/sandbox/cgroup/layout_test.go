@@ -93,7 +93,7 @@ func TestV2Limits(t *testing.T) {
 		expect(t, dir, map[string]string{"cgroup.subtree_control": all})
 	}
 	expect(t, scope, map[string]string{"cpu.weight": "100", "memory.low": "67108864", "memory.max": ""})
-	expect(t, g.init(0), map[string]string{"cpu.max": "62500 250000", "cpu.max.burst": "62500", "memory.max": "", "pids.max": ""})
+	expect(t, g.init(0), map[string]string{"cpu.max": "62500 250000", "cpu.max.burst": "62500", "memory.max": "536870912", "pids.max": ""})
 	if err := g.SetCPUShares(2048); err != nil {
 		t.Fatal(err)
 	}

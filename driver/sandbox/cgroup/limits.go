@@ -77,13 +77,17 @@ func (l Limits) resources() (scope, session cgroups.Resources) {
 	return scope, session
 }
 
-// initResources are the limits of init, which has none of memory and processes.
-// What a session makes init do, such as to reap what it forks and to pass on
+// initMemory bounds init, in bytes. It needs some megabytes, and some hundreds where
+// many clients send it the largest code that there may be; what would need more is a
+// flaw of its own, which a session must not turn into the node's.
+const initMemory = 512 << 20
+
+// initResources are the limits of init, which has none of processes. What a session makes init do, such as to reap what it forks and to pass on
 // what it prints, takes CPU time in proportion to its own: so init may use as
 // much as the session, and a storm in there stays its own.
 func (l Limits) initResources() cgroups.Resources {
 	quota := orUnlimited(int64(l.CPUs * cpuPeriod))
-	return cgroups.Resources{CpuPeriod: cpuPeriod, CpuQuota: quota, CpuBurst: new(uint64(max(quota, 0)))}
+	return cgroups.Resources{Memory: initMemory, CpuPeriod: cpuPeriod, CpuQuota: quota, CpuBurst: new(uint64(max(quota, 0)))}
 }
 
 func orUnlimited(n int64) int64 {
@@ -138,6 +142,7 @@ func (g *Group) setV1(scope, warden, session *cgroups.Resources) error {
 		(&v1.CpuGroup{}).Set(g.dirs[g.lay.cpu], scope),
 		(&v1.MemoryGroup{}).Set(g.dirs[g.lay.memory], scope),
 		(&v1.CpuGroup{}).Set(g.init(g.lay.cpu), warden),
+		(&v1.MemoryGroup{}).Set(g.init(g.lay.memory), warden),
 		(&v1.CpuGroup{}).Set(g.session(g.lay.cpu), session),
 		(&v1.MemoryGroup{}).Set(memory, session),
 		(&v1.PidsGroup{}).Set(g.session(g.lay.pids), session),

@@ -3,7 +3,11 @@
 
 package seccomp
 
-import "golang.org/x/sys/unix"
+import (
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
 
 // allowed are the calls that pass whatever their arguments. Those that need
 // a privilege pass too where they are of use without it (setuid to oneself,
@@ -18,7 +22,7 @@ var allowed = []string{
 	"lseek", "lsetxattr", "lstat", "mkdir", "mkdirat", "mknod", "mknodat", "newfstatat", "open", "openat", "openat2",
 	"pread64", "preadv", "preadv2", "pwrite64", "pwritev", "pwritev2", "read", "readahead", "readlink", "readlinkat",
 	"readv", "removexattr", "rename", "renameat", "renameat2", "rmdir", "sendfile", "setxattr", "splice", "stat", "statfs",
-	"statx", "symlink", "symlinkat", "sync", "sync_file_range", "syncfs", "truncate", "umask", "unlink", "unlinkat",
+	"statx", "symlink", "symlinkat", "sync_file_range", "syncfs", "truncate", "umask", "unlink", "unlinkat",
 	"utime", "utimensat", "utimes", "write", "writev",
 
 	// Memory.
@@ -30,7 +34,7 @@ var allowed = []string{
 	"futex_wait", "futex_waitv", "futex_wake", "get_robust_list", "getcpu", "getegid", "geteuid", "getgid", "getgroups",
 	"getitimer", "getpgid", "getpgrp", "getpid", "getppid", "getpriority", "getresgid", "getresuid", "getrlimit",
 	"getrusage", "getsid", "gettid", "getuid", "ioprio_get", "ioprio_set", "kill", "pause", "pidfd_open",
-	"pidfd_send_signal", "prctl", "restart_syscall", "rseq", "rt_sigaction", "rt_sigpending", "rt_sigprocmask",
+	"pidfd_send_signal", "restart_syscall", "rseq", "rt_sigaction", "rt_sigpending", "rt_sigprocmask",
 	"rt_sigqueueinfo", "rt_sigreturn", "rt_sigsuspend", "rt_sigtimedwait", "rt_tgsigqueueinfo", "sched_get_priority_max",
 	"sched_get_priority_min", "sched_getaffinity", "sched_getattr", "sched_getparam", "sched_getscheduler",
 	"sched_rr_get_interval", "sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler", "sched_yield",
@@ -39,7 +43,7 @@ var allowed = []string{
 	"vfork", "wait4", "waitid",
 
 	// To give up more.
-	"landlock_add_rule", "landlock_create_ruleset", "landlock_restrict_self", "seccomp",
+	"landlock_add_rule", "landlock_create_ruleset", "landlock_restrict_self",
 
 	// Waiting, time, and what passes between processes.
 	"clock_getres", "clock_gettime", "clock_nanosleep", "epoll_create", "epoll_create1", "epoll_ctl", "epoll_pwait",
@@ -51,7 +55,7 @@ var allowed = []string{
 
 	// Sockets, once there is one.
 	"accept", "accept4", "bind", "connect", "getpeername", "getsockname", "getsockopt", "listen", "recvfrom", "recvmmsg",
-	"recvmsg", "sendmmsg", "sendmsg", "sendto", "setsockopt", "shutdown",
+	"recvmsg", "sendmmsg", "sendmsg", "sendto", "shutdown",
 }
 
 // refused are calls that exist and that code in a sandbox shall not reach, so
@@ -73,6 +77,10 @@ var refused = []string{
 	// Files by number, past every look-up of a path.
 	"fanotify_init", "fanotify_mark", "lookup_dcookie", "name_to_handle_at", "open_by_handle_at",
 
+	// Filters: the kernel keeps them translated, in memory that all of the machine
+	// shares, and nobody can start anything once it is used up.
+	"seccomp",
+
 	// The machine.
 	"acct", "adjtimex", "clock_adjtime", "clock_settime", "delete_module", "finit_module", "init_module", "ioperm", "iopl",
 	"kexec_file_load", "kexec_load", "quotactl", "reboot", "setdomainname", "sethostname", "settimeofday", "swapoff",
@@ -93,18 +101,29 @@ var conditional = []conditions{
 	{"socketpair", [][]check{{is(0, unix.AF_UNIX)}}, noSuchFamily},
 	{"socket", [][]check{
 		{is(0, unix.AF_UNIX)},
-		{is(0, unix.AF_INET), is(2, unix.IPPROTO_IP)},
-		{is(0, unix.AF_INET), is(2, unix.IPPROTO_TCP)},
-		{is(0, unix.AF_INET), is(2, unix.IPPROTO_UDP)},
-		{is(0, unix.AF_INET), is(2, unix.IPPROTO_ICMP)}, // ping
-		{is(0, unix.AF_INET6), is(2, unix.IPPROTO_IP)},
-		{is(0, unix.AF_INET6), is(2, unix.IPPROTO_TCP)},
-		{is(0, unix.AF_INET6), is(2, unix.IPPROTO_UDP)},
-		{is(0, unix.AF_INET6), is(2, unix.IPPROTO_ICMPV6)},
+		{is(0, unix.AF_INET), plain(1), is(2, unix.IPPROTO_IP)},
+		{is(0, unix.AF_INET), plain(1), is(2, unix.IPPROTO_TCP)},
+		{is(0, unix.AF_INET), plain(1), is(2, unix.IPPROTO_UDP)},
+		{is(0, unix.AF_INET), plain(1), is(2, unix.IPPROTO_ICMP)}, // ping
+		{is(0, unix.AF_INET6), plain(1), is(2, unix.IPPROTO_IP)},
+		{is(0, unix.AF_INET6), plain(1), is(2, unix.IPPROTO_TCP)},
+		{is(0, unix.AF_INET6), plain(1), is(2, unix.IPPROTO_UDP)},
+		{is(0, unix.AF_INET6), plain(1), is(2, unix.IPPROTO_ICMPV6)},
 		// How programs list interfaces and addresses; all else of netlink is
 		// administration.
 		{is(0, unix.AF_NETLINK), is(2, unix.NETLINK_ROUTE)},
 	}, noSuchFamily},
+
+	// No filters by these ways either.
+	{"prctl", [][]check{
+		{between(0, 0, unix.PR_SET_SECCOMP-1)},
+		{between(0, unix.PR_SET_SECCOMP+1, unix.PR_SCHED_CORE-1)}, // which lets threads keep others from a core
+		{between(0, unix.PR_SCHED_CORE+1, 1<<32-1)},
+	}, noPermission},
+	{"setsockopt", slices.Concat(
+		[][]check{{between(1, 0, unix.SOL_SOCKET-1)}, {between(1, unix.SOL_SOCKET+1, 1<<32-1)}},
+		others(2, unix.SO_ATTACH_FILTER, unix.SO_ATTACH_BPF, unix.SO_ATTACH_REUSEPORT_CBPF, unix.SO_ATTACH_REUSEPORT_EBPF),
+	), noPermission},
 
 	// Limits may be read and lowered, but for that of core files: 1 is what keeps
 	// the kernel from running the host's core handler, and 0 would not (core(5)).
@@ -123,6 +142,21 @@ var conditional = []conditions{
 	// Linux, the same that tells 32 bits of addresses, and which it is now. None
 	// that takes randomness out of addresses.
 	{"personality", [][]check{{is(0, 0)}, {is(0, 0x0008)}, {is(0, 0xffffffff)}}, noPermission},
+}
+
+// plain are the socket types that have a use: the lowest four bits, beside which are
+// flags, are SOCK_STREAM, SOCK_DGRAM or SOCK_RAW, which takes a privilege. Others
+// choose a protocol by themselves, such as SCTP or DCCP.
+func plain(argument uint32) check { return without(argument, 0xc) }
+
+// others are the cases of an int that is none of some values, in their order.
+func others(argument uint32, values ...uint64) (cases [][]check) {
+	from := uint64(0)
+	for _, v := range values {
+		cases = append(cases, []check{between(argument, from, v-1)})
+		from = v + 1
+	}
+	return append(cases, []check{between(argument, from, 1<<32-1)})
 }
 
 const newNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC |

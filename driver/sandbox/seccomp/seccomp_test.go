@@ -85,6 +85,10 @@ func TestFilter(t *testing.T) {
 		{"netfilter", unix.SYS_SOCKET, []uint64{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_NETFILTER}, eaf},
 		{"sctp", unix.SYS_SOCKET, []uint64{unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_SCTP}, eaf},
 		{"mptcp", unix.SYS_SOCKET, []uint64{unix.AF_INET, unix.SOCK_STREAM, unix.IPPROTO_MPTCP}, eaf},
+		{"dccp", unix.SYS_SOCKET, []uint64{unix.AF_INET, unix.SOCK_DCCP, 0}, eaf},
+		{"sctp by its type", unix.SYS_SOCKET, []uint64{unix.AF_INET6, unix.SOCK_SEQPACKET | unix.SOCK_CLOEXEC, 0}, eaf},
+		{"packets by their type", unix.SYS_SOCKET, []uint64{unix.AF_INET, unix.SOCK_PACKET, 0}, eaf},
+		{"quiet udp", unix.SYS_SOCKET, []uint64{unix.AF_INET, unix.SOCK_DGRAM | unix.SOCK_NONBLOCK | unix.SOCK_CLOEXEC, 0}, pass},
 		{"crypto", unix.SYS_SOCKET, []uint64{unix.AF_ALG, unix.SOCK_SEQPACKET, 0}, eaf},
 		{"crypto, bits above", unix.SYS_SOCKET, []uint64{1<<32 | unix.AF_ALG, unix.SOCK_SEQPACKET, 0}, eaf},
 		{"vsock", unix.SYS_SOCKET, []uint64{unix.AF_VSOCK, unix.SOCK_STREAM, 0}, eaf},
@@ -104,6 +108,21 @@ func TestFilter(t *testing.T) {
 		{"set core limit, bits above", unix.SYS_PRLIMIT64, []uint64{0, 1<<32 | unix.RLIMIT_CORE, 4096, 0}, eperm},
 		{"set core limit, the old way", unix.SYS_SETRLIMIT, []uint64{unix.RLIMIT_CORE, 4096}, eperm},
 		{"set stack limit", unix.SYS_PRLIMIT64, []uint64{0, unix.RLIMIT_STACK, 4096, 0}, pass},
+		{"filter by seccomp", unix.SYS_SECCOMP, []uint64{unix.SECCOMP_SET_MODE_FILTER}, eperm},
+		{"filter by prctl", unix.SYS_PRCTL, []uint64{unix.PR_SET_SECCOMP, 2}, eperm},
+		{"filter by prctl, bits above", unix.SYS_PRCTL, []uint64{1<<32 | unix.PR_SET_SECCOMP, 2}, eperm},
+		{"name", unix.SYS_PRCTL, []uint64{unix.PR_SET_NAME}, pass},
+		{"name of memory", unix.SYS_PRCTL, []uint64{0x53564d41}, pass},
+		{"a core of its own", unix.SYS_PRCTL, []uint64{unix.PR_SCHED_CORE}, eperm},
+		{"filter of a socket", unix.SYS_SETSOCKOPT, []uint64{3, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER}, eperm},
+		{"filter of a socket, bits above", unix.SYS_SETSOCKOPT, []uint64{3, 1<<32 | unix.SOL_SOCKET, unix.SO_ATTACH_FILTER}, eperm},
+		{"filter of a group of sockets", unix.SYS_SETSOCKOPT, []uint64{3, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF}, eperm},
+		{"address in use", unix.SYS_SETSOCKOPT, []uint64{3, unix.SOL_SOCKET, unix.SO_REUSEADDR}, pass},
+		{"no delay", unix.SYS_SETSOCKOPT, []uint64{3, unix.IPPROTO_TCP, unix.TCP_NODELAY}, pass},
+		{"the same number elsewhere", unix.SYS_SETSOCKOPT, []uint64{3, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY}, pass},
+		{"another of the number", unix.SYS_SETSOCKOPT, []uint64{3, unix.IPPROTO_IPV6, unix.SO_ATTACH_FILTER}, pass},
+		{"flush of all disks", unix.SYS_SYNC, nil, enosys},
+
 		{"personality", unix.SYS_PERSONALITY, []uint64{0xffffffff}, pass},
 		{"no randomization", unix.SYS_PERSONALITY, []uint64{0x0040000}, eperm},
 	} {
@@ -165,6 +184,14 @@ func FuzzFilter(f *testing.F) {
 		case unix.SYS_SOCKET:
 			if !slices.Contains([]uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK}, uint32(a)) {
 				t.Errorf("socket of family %#x passes", a)
+			}
+		case unix.SYS_PRCTL:
+			if o := uint32(a); o == unix.PR_SET_SECCOMP || o == unix.PR_SCHED_CORE {
+				t.Errorf("prctl %#x passes", a)
+			}
+		case unix.SYS_SETSOCKOPT:
+			if uint32(b) == unix.SOL_SOCKET && uint32(c) == unix.SO_ATTACH_FILTER {
+				t.Errorf("setsockopt %#x %#x passes", b, c)
 			}
 		case unix.SYS_PRLIMIT64:
 			if uint32(b) == unix.RLIMIT_CORE && c != 0 {
