@@ -99,11 +99,28 @@ func (r *consulRests) Load(ctx context.Context, epoch uint64) (rest claim.Rest, 
 	return rest, version, err
 }
 
+// noteTries bounds how often a note is tried over a version that only this node can
+// have written.
+const noteTries = 3
+
 // Note implements Rests.
 func (r *consulRests) Note(ctx context.Context, rest claim.Rest, version uint64) (uint64, error) {
+	for range noteTries {
+		now, again, err := r.note(ctx, rest, version)
+		if !again {
+			return now, err
+		}
+		version = now
+	}
+	return 0, fmt.Errorf("note rest of %s: other notes of this node came in between", r.session)
+}
+
+// note is one try. again says to try over the version now: an earlier note of this
+// allocation, of which it had never heard that it was stored, is there.
+func (r *consulRests) note(ctx context.Context, rest claim.Rest, version uint64) (now uint64, again bool, err error) {
 	value, err := json.Marshal(rest)
 	if err != nil {
-		return 0, fmt.Errorf("encode rest: %w", err)
+		return 0, false, fmt.Errorf("encode rest: %w", err)
 	}
 	key := claim.RestKey(r.prefix, r.session, rest.Epoch)
 	limited, cancel := context.WithTimeoutCause(ctx, restTimeout, fmt.Errorf("no answer from Consul within %s", restTimeout))
@@ -117,15 +134,15 @@ func (r *consulRests) Note(ctx context.Context, rest claim.Rest, version uint64)
 	stored, now, readErr := r.Load(ctx, rest.Epoch)
 	switch {
 	case readErr != nil:
-		return 0, fmt.Errorf("note rest of %s: %w", r.session, errors.Join(err, readErr))
-	case now != 0 && stored.Snapshot.Digest == rest.Snapshot.Digest && stored.Asleep == rest.Asleep && stored.Alloc == rest.Alloc && !stored.Sealed:
-		return now, nil
-	case !ok && err == nil, stored.Sealed:
-		return 0, fmt.Errorf("note rest of %s for epoch %d: %w", r.session, rest.Epoch, ErrFenced)
-	case err == nil:
-		err = errors.New("another note came after it")
+		return 0, false, fmt.Errorf("note rest of %s: %w", r.session, errors.Join(err, readErr))
+	case stored.Sealed, now == 0 && version != 0, now != 0 && stored.Alloc != rest.Alloc:
+		return 0, false, fmt.Errorf("note rest of %s for epoch %d: %w", r.session, rest.Epoch, ErrFenced)
+	case now != 0 && stored.Snapshot.Digest == rest.Snapshot.Digest && stored.Asleep == rest.Asleep && stored.Try == rest.Try:
+		return now, false, nil
+	case err != nil:
+		return 0, false, fmt.Errorf("note rest of %s: %w", r.session, err)
 	}
-	return 0, fmt.Errorf("note rest of %s: %w", r.session, err)
+	return now, !ok, nil
 }
 
 // Key implements Rests.

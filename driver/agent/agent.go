@@ -192,6 +192,9 @@ func (a *Agent) awaken(task *driver.Task) func(ctx context.Context, path string)
 		return nil
 	}
 	return func(ctx context.Context, path string) error {
+		if own, _, err := task.Rests.Load(ctx, task.Session.Epoch); err != nil || own.Over() {
+			return errors.Join(err, fmt.Errorf("this life of the session is over before it has begun: %w", driver.ErrFenced))
+		}
 		last, ok, err := task.Rests.Last(ctx, task.Session.Epoch)
 		if err != nil {
 			return fmt.Errorf("find the session's last snapshot: %w", err)
@@ -280,7 +283,7 @@ func specOf(task *driver.Task) (sandbox.Spec, error) {
 }
 
 // newSession makes a session on a sandbox and serves it.
-func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox, end func()) (*Session, error) {
+func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox) (*Session, error) {
 	if len(a.config.NodeSecret) == 0 {
 		return nil, errors.New("the plugin's configuration has no node_secret, so no front-end can be told from anybody else; set it as in the front-end's")
 	}
@@ -313,12 +316,9 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox, end func()) 
 	s.life = newLife(schedule{
 		idleAfter: a.config.Life.IdleAfter, sleepAfter: a.config.Life.SleepAfter, expires: s.Expires,
 	}, box.Group(), notedActivity(box), s.log)
-	s.keeper = &keeper{session: s, repo: a.snapshots, rests: task.Rests, every: a.config.Life.CheckpointEvery}
-	s.life.note = s.noteActivity
+	s.keeper = newKeeper(s, a.snapshots, task.Rests, a.config.Life.CheckpointEvery)
+	s.life.note, s.life.leaving, s.life.returning, s.life.evict = s.noteActivity, s.lookAround, s.keeper.retract, s.interrupt
 	s.runners = &runners{session: s, changed: make(chan struct{})}
-	if !s.Expires.IsZero() {
-		s.expiry = time.AfterFunc(time.Until(s.Expires), end)
-	}
 	s.goDo(w.run)
 	if in, ok := box.Units().(sandbox.Inspector); ok && s.MemoryLimit > 0 {
 		s.goDo(func() { s.keepMemory(in) })

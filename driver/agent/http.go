@@ -283,6 +283,9 @@ func (s *Session) serveWrite(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if s.life.gone() {
+		return errGone // what is written now is not in the snapshot
+	}
 	writeJSON(w, http.StatusOK, map[string]any{"path": name, "size": len(content)})
 	return nil
 }
@@ -304,6 +307,9 @@ func (s *Session) serveRemove(w http.ResponseWriter, r *http.Request) error {
 	name, err := s.files.remove(q.Get("path"), q.Get("recursive") == "true")
 	if err != nil {
 		return err
+	}
+	if s.life.gone() {
+		return errGone
 	}
 	writeJSON(w, http.StatusOK, map[string]any{"deleted": true, "path": name})
 	return nil

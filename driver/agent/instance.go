@@ -31,6 +31,8 @@ type instance struct {
 	guest   guestHost
 	session *Session // nil for an ordinary job
 	ports   []*forward
+	// expiry ends a session at its time, also one that is not served.
+	expiry *time.Timer
 
 	serving sync.Mutex // held while it is reopened
 	closing sync.Once
@@ -39,6 +41,9 @@ type instance struct {
 
 func (a *Agent) newInstance(task *driver.Task, box *sandbox.Sandbox) *instance {
 	i := &instance{agent: a, task: task, box: box, guest: guestHost{box}, closed: make(chan struct{})}
+	if s := task.Session; s != nil && !s.ExpiresAt.IsZero() {
+		i.expiry = time.AfterFunc(time.Until(s.ExpiresAt), i.expire)
+	}
 	a.mu.Lock()
 	a.instances[i] = struct{}{}
 	a.mu.Unlock()
@@ -58,13 +63,25 @@ func (i *instance) open(ctx context.Context, doors doors, recovered bool) error 
 		}
 		return nil
 	}
-	s, err := i.agent.newSession(i.task, i.box, i.expire)
+	var ended bool
+	var idle bool
+	if recovered {
+		var err error
+		if ended, idle, err = i.meet(ctx); err != nil || ended {
+			doors.close()
+			return err
+		}
+	}
+	s, err := i.agent.newSession(i.task, i.box)
 	if err != nil {
 		doors.close()
 		return err
 	}
 	i.session = s
 	if recovered {
+		if !idle {
+			s.life.last = time.Now() // nobody noted when
+		}
 		// What stands still can neither answer nor die. It comes to rest again by
 		// itself, at its time.
 		err := i.box.Group().Thaw()
@@ -75,21 +92,36 @@ func (i *instance) open(ctx context.Context, doors doors, recovered bool) error 
 			doors.close()
 			return err
 		}
-	}
-	if !recovered && s.Epoch > 1 {
-		if err := s.removeEntries(); err != nil {
-			doors.close()
-			return fmt.Errorf("tidy the workspace: %w", err)
-		}
+	} else if s.Epoch > 1 {
+		s.removeEntries()
+		s.keeper.woken()
 	}
 	s.life.sleepy = func() { s.goDo(func() { i.sleepBySelf(s) }) }
 	s.life.begin()
-	s.goDo(func() { s.keeper.run(s.ctx) })
+	s.goDo(func() {
+		s.keeper.begin(s.ctx)
+		s.keeper.run(s.ctx, func() { go i.letGo() })
+	})
 	s.runners.fill(1) // the first execution waits for it; more would only slow it down
 	config := i.agent.config
 	s.serve(doors.api, i.api(s, claim.Token(config.NodeSecret, s.ID, s.Epoch)), apiConnections)
 	s.serve(doors.preview, s.preview(claim.PreviewToken(config.NodeSecret, s.ID, s.Epoch), config.PreviewAccess), previewConnections)
 	return nil
+}
+
+// meet looks what has become of a recovered session while nobody served it: whether
+// an earlier process of the plugin, or a front-end, has noted that this life of it is
+// over. Then it ends: whatever came to it now would be lost.
+func (i *instance) meet(ctx context.Context) (over, idle bool, err error) {
+	rest, _, err := i.task.Rests.Load(ctx, i.task.Session.Epoch)
+	if err != nil {
+		return false, false, fmt.Errorf("look whether the session is still this node's: %w", err)
+	}
+	if rest.Over() {
+		return true, false, i.end(ctx, "noted as over")
+	}
+	idle, err = i.box.Group().Frozen()
+	return false, idle, err
 }
 
 // reopen begins to serve a recovered sandbox.
@@ -151,6 +183,9 @@ func (i *instance) unserve(cause error) {
 func (i *instance) let(cause error) {
 	i.closing.Do(func() {
 		close(i.closed)
+		if i.expiry != nil {
+			i.expiry.Stop()
+		}
 		i.serving.Lock()
 		defer i.serving.Unlock()
 		for _, f := range i.ports {

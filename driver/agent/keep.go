@@ -28,15 +28,36 @@ type keeper struct {
 	rests   driver.Rests
 	every   time.Duration // between checkpoints; 0 is none
 
-	mu      sync.Mutex // held while a snapshot is taken
+	// lock holds one token, for who takes a snapshot. What it guards:
+	lock    chan struct{}
 	loaded  bool
 	last    claim.Rest // as it was noted last, or of an earlier epoch
 	version uint64     // of the rest of this epoch
 
-	state   sync.Mutex // of what follows
+	mu      sync.Mutex // of what follows
 	noted   snapshot.Pointer
 	written uint64 // what the workspace had written then
 	problem string // why the last try failed
+	// uncertain: a note that the session is asleep may have been stored, or may be yet.
+	uncertain bool
+	// checkpoint ends the checkpoint that is under way, if one is.
+	checkpoint context.CancelFunc
+}
+
+func newKeeper(s *Session, repo *snapshot.Repository, rests driver.Rests, every time.Duration) *keeper {
+	k := &keeper{session: s, repo: repo, rests: rests, every: every, lock: make(chan struct{}, 1)}
+	k.lock <- struct{}{}
+	return k
+}
+
+// hold takes the lock. The returned function gives it back.
+func (k *keeper) hold(ctx context.Context) (func(), error) {
+	select {
+	case <-k.lock:
+		return func() { k.lock <- struct{}{} }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for another snapshot of the session: %w", context.Cause(ctx))
+	}
 }
 
 // superblock is what the file system writes when it is thawed.
@@ -67,7 +88,7 @@ type Durability struct {
 	Problem string `json:"problem,omitempty"`
 }
 
-// load finds what is kept already. Called with mu held.
+// load finds what is kept already. Called with the lock held.
 func (k *keeper) load(ctx context.Context) error {
 	if k.loaded {
 		return nil
@@ -88,32 +109,77 @@ func (k *keeper) load(ctx context.Context) error {
 		}
 	}
 	k.last, k.version, k.loaded = rest, version, true
-	k.remember(rest.Snapshot, 0)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.noted.IsZero() {
+		k.noted = rest.Snapshot // written is not known: what there is counts as changed
+	}
 	return nil
 }
 
-func (k *keeper) remember(p snapshot.Pointer, written uint64) {
-	k.state.Lock()
-	defer k.state.Unlock()
-	k.noted, k.written, k.problem = p, written, ""
+// woken notes that the workspace is that of the last snapshot.
+func (k *keeper) woken() {
+	written, err := k.session.box.Workspace().Written()
+	if err != nil {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.written = written
+}
+
+// begin finds, in the background, what there is to tell of durability.
+func (k *keeper) begin(ctx context.Context) {
+	ctx, cancel := context.WithTimeoutCause(ctx, checkpointTimeout, errors.New("nothing found of earlier snapshots in time"))
+	defer cancel()
+	release, err := k.hold(ctx)
+	if err != nil {
+		return
+	}
+	defer release()
+	if err := k.load(ctx); err != nil && ctx.Err() == nil {
+		k.session.log.Warn("could not look for earlier snapshots yet", "error", err)
+	}
 }
 
 // save takes a snapshot and notes it: the last one of this life if final, after
 // which the sandbox may go.
 func (k *keeper) save(ctx context.Context, final bool) error {
+	if final {
+		k.mu.Lock()
+		if k.checkpoint != nil {
+			k.checkpoint() // it holds the lock, for as long as the store takes
+		}
+		k.mu.Unlock()
+	}
 	err := k.trySave(ctx, final)
-	if err != nil && !errors.Is(err, errAwaited) {
-		k.state.Lock()
+	if err != nil && !errors.Is(err, errAwaited) && !errors.Is(err, context.Canceled) {
+		k.mu.Lock()
 		k.problem = err.Error()
-		k.state.Unlock()
+		k.mu.Unlock()
 	}
 	return err
 }
 
+// pruneTimeout bounds what a session that sleeps is kept for on the node.
+const pruneTimeout = 5 * time.Second
+
 func (k *keeper) trySave(ctx context.Context, final bool) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
+	release, err := k.hold(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
 	s := k.session
+	// A session that has been deleted, or lives elsewhere, gets no key and no rest
+	// again that nobody would remove.
+	wanted, err := k.rests.Wanted(ctx, s.Epoch)
+	if err != nil {
+		return fmt.Errorf("look for the session's record: %w", err)
+	}
+	if !wanted {
+		return driver.ErrFenced
+	}
 	if err := k.load(ctx); err != nil {
 		return fmt.Errorf("find the last snapshot: %w", err)
 	}
@@ -135,26 +201,92 @@ func (k *keeper) trySave(ctx context.Context, final bool) error {
 	}
 	_, active, _, _ := s.life.look()
 	rest := claim.Rest{
-		Session: s.ID, Epoch: s.Epoch, Alloc: s.Alloc, Snapshot: pointer, Files: files, LastActive: active.UTC(), Asleep: final,
+		Session: s.ID, Epoch: s.Epoch, Alloc: s.Alloc, Snapshot: pointer, Files: files, LastActive: active.UTC(),
+		Try: k.last.Try + 1, Asleep: final,
 	}
-	// From here on it may be noted, whoever gives up waiting.
-	version, err := k.rests.Note(context.WithoutCancel(ctx), rest, k.version)
-	if err != nil {
-		k.loaded = false
+	if err := k.note(ctx, rest); err != nil {
 		return err
 	}
-	k.last, k.version = rest, version
-	k.remember(pointer, w.written)
+	k.mu.Lock()
+	k.noted, k.written, k.problem = pointer, w.written, ""
+	k.mu.Unlock()
+	if final {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, pruneTimeout)
+		defer cancel()
+	}
 	if err := k.repo.Prune(ctx, who, pointer); err != nil {
 		s.log.Warn("could not remove what an earlier snapshot had; the next one will", "error", err)
 	}
 	return nil
 }
 
-// durability tells without touching anything but the workspace's counters.
+// note stores rest. Called with the lock held.
+func (k *keeper) note(ctx context.Context, rest claim.Rest) error {
+	// Whoever gives up waiting: from here on it may be stored.
+	version, err := k.rests.Note(context.WithoutCancel(ctx), rest, k.version)
+	if err != nil {
+		k.loaded = false
+		if rest.Asleep && !errors.Is(err, driver.ErrFenced) {
+			k.mu.Lock()
+			k.uncertain = true
+			k.mu.Unlock()
+		}
+		return err
+	}
+	k.last, k.version = rest, version
+	return nil
+}
+
+// retractTimeout bounds how long who comes to a session waits until it is sure that
+// nobody takes it for asleep.
+const retractTimeout = 5 * time.Second
+
+// retract takes back a note that the session is asleep of which nobody knows
+// whether it was stored: another note, over it, is what a late one fails at.
+func (k *keeper) retract() error {
+	k.mu.Lock()
+	uncertain := k.uncertain
+	k.mu.Unlock()
+	if !uncertain {
+		return nil
+	}
+	ctx, cancel := context.WithTimeoutCause(k.session.ctx, retractTimeout, fmt.Errorf("not done in %s", retractTimeout))
+	defer cancel()
+	release, err := k.hold(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := k.load(ctx); err != nil {
+		return fmt.Errorf("find out whether the session is taken for asleep: %w", err)
+	}
+	rest := k.last
+	rest.Session, rest.Epoch, rest.Alloc, rest.Asleep = k.session.ID, k.session.Epoch, k.session.Alloc, false
+	rest.Try++
+	if err := k.note(ctx, rest); err != nil {
+		return fmt.Errorf("note that the session is awake: %w", err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.uncertain = false
+	return nil
+}
+
+// durability tells what would survive, after what was written so far has come to the
+// image, where that matters.
 func (k *keeper) durability() Durability {
-	k.state.Lock()
-	defer k.state.Unlock()
+	d := k.told()
+	if !d.Dirty && k.session.box.Workspace().Sync() == nil {
+		d = k.told()
+	}
+	return d
+}
+
+// told is durability as the workspace's counters have it.
+func (k *keeper) told() Durability {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	d := Durability{Problem: k.problem, Dirty: true}
 	if !k.noted.IsZero() {
 		d.LastCheckpoint = timestamp(k.noted.Taken)
@@ -165,16 +297,9 @@ func (k *keeper) durability() Durability {
 	return d
 }
 
-// dirty says whether a checkpoint would hold anything new.
-func (k *keeper) dirty() bool {
-	if err := k.session.box.Workspace().Sync(); err != nil {
-		return true
-	}
-	return k.durability().Dirty
-}
-
-// run takes checkpoints until the session ends on this node.
-func (k *keeper) run(ctx context.Context) {
+// run takes checkpoints until the session ends on this node. fenced is called if it
+// lives elsewhere.
+func (k *keeper) run(ctx context.Context, fenced func()) {
 	if k.every == 0 {
 		return
 	}
@@ -186,16 +311,24 @@ func (k *keeper) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if !k.dirty() {
+		if k.session.life.gone() || !k.durability().Dirty {
 			continue
 		}
 		limited, cancel := context.WithTimeoutCause(ctx, checkpointTimeout, fmt.Errorf("the checkpoint was not stored in %s", checkpointTimeout))
+		k.mu.Lock()
+		k.checkpoint = cancel
+		k.mu.Unlock()
 		err := k.save(limited, false)
+		k.mu.Lock()
+		k.checkpoint = nil
+		k.mu.Unlock()
+		ended := limited.Err() != nil
 		cancel()
 		switch {
-		case err == nil || ctx.Err() != nil:
+		case err == nil || ended && ctx.Err() == nil && errors.Is(err, context.Canceled), ctx.Err() != nil:
 		case errors.Is(err, driver.ErrFenced):
-			k.session.log.Error("the session lives elsewhere; what is here does not count any more")
+			k.session.log.Error("the session is over here, or lives elsewhere; what is here does not count any more")
+			fenced()
 			return
 		default:
 			k.session.log.Warn("no checkpoint", "error", err)
@@ -212,12 +345,13 @@ const (
 
 // rest brings the session to deep sleep as far as it is in the store, and the note
 // in KV says so. letGo has to follow.
-func (i *instance) rest(ctx context.Context, s *Session, forced, yielding bool) error {
-	err := s.life.rest(ctx, forced, yielding, func(ctx context.Context) error {
+func (i *instance) rest(ctx context.Context, s *Session, way how) error {
+	err := s.life.rest(ctx, way, func(ctx context.Context) error {
+		s.awaitRecords(ctx)
 		s.noteProcesses()
 		err := s.keeper.save(ctx, true)
 		if errors.Is(err, driver.ErrFenced) {
-			s.log.Error("the session lives elsewhere; what is here does not count any more")
+			s.log.Error("the session is over here, or lives elsewhere; what is here does not count any more")
 			return nil
 		}
 		return err
@@ -242,7 +376,7 @@ func (i *instance) letGo() {
 func (i *instance) sleepBySelf(s *Session) {
 	ctx, cancel := context.WithTimeoutCause(s.ctx, sleepTimeout, fmt.Errorf("not asleep in %s", sleepTimeout))
 	defer cancel()
-	err := i.rest(ctx, s, false, true)
+	err := i.rest(ctx, s, bySelf)
 	switch {
 	case err == nil:
 		i.letGo()
@@ -252,27 +386,47 @@ func (i *instance) sleepBySelf(s *Session) {
 	}
 }
 
+// stopPause is between two tries to put a session to sleep that has to stop.
+const stopPause = 500 * time.Millisecond
+
 // stopSession is what a stop of the session's task does: a drain of the node, or
 // the end of the job. The session goes to sleep if it still has a record; one that
 // was deleted just ends. What cannot be stored in time is lost but for the last
 // checkpoint.
 func (i *instance) stopSession(ctx context.Context, timeout time.Duration) error {
+	soft, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not asleep in %s, when its task had to end", timeout))
+	defer cancel()
+	for {
+		over, err := i.tryStop(soft)
+		if over {
+			return i.end(ctx, "stopped")
+		}
+		select {
+		case <-time.After(stopPause):
+			continue
+		case <-i.box.Done():
+			return nil
+		case <-soft.Done():
+		}
+		i.agent.log.Error("a session ends without a snapshot of its last state", "session", i.task.Session.ID, "error", err)
+		return i.end(ctx, "stopped")
+	}
+}
+
+// tryStop says whether the sandbox may end.
+func (i *instance) tryStop(ctx context.Context) (over bool, err error) {
+	wanted, err := i.task.Rests.Wanted(ctx, i.task.Session.Epoch)
+	if err != nil || !wanted {
+		return err == nil, err
+	}
 	i.serving.Lock()
 	s := i.session
 	i.serving.Unlock()
 	if s == nil {
-		return i.end(ctx, "stopped while it was not served")
+		return false, errors.New("it is not served yet")
 	}
-	soft, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not asleep in %s, when its task had to end", timeout))
-	defer cancel()
-	if wanted, err := i.task.Rests.Wanted(soft, s.Epoch); err == nil && !wanted {
-		return i.end(ctx, "stopped")
-	}
-	s.interrupt()
-	if err := i.rest(soft, s, true, false); err != nil && !errors.Is(err, errAsleep) {
-		s.log.Error("the session ends without a snapshot of its last state", "error", err)
-	}
-	return i.end(ctx, "stopped")
+	err = i.rest(ctx, s, forced)
+	return err == nil || errors.Is(err, errAsleep), err
 }
 
 // interrupt ends the executions that somebody waits for, who get what there is.
@@ -289,9 +443,21 @@ func (s *Session) interrupt() {
 	}
 }
 
+// lookAround remembers what runs, for noteProcesses, while it still does: gVisor
+// tells nothing of processes that stand still.
+func (s *Session) lookAround() {
+	list := s.processes()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ranLast = list
+}
+
 // noteProcesses keeps, in the session's history, what ran when it went to sleep.
 func (s *Session) noteProcesses() {
-	b, err := json.Marshal(map[string]any{"at": timestamp(time.Now()), "processes": s.processes()})
+	s.mu.Lock()
+	list := s.ranLast
+	s.mu.Unlock()
+	b, err := json.Marshal(map[string]any{"at": timestamp(time.Now()), "processes": list})
 	if err == nil {
 		_, err = s.files.write("path", ".buntime/sleeps/"+strconv.FormatUint(s.Epoch, 10)+".json", b)
 	}
@@ -303,19 +469,16 @@ func (s *Session) noteProcesses() {
 // removeEntries removes the modules of code that ran when a snapshot was taken: they
 // are there only as long as the code runs, and it does not any more. One in
 // a directory below is left; it takes a name that nobody else has.
-func (s *Session) removeEntries() error {
+func (s *Session) removeEntries() {
 	entries, err := fs.ReadDir(s.files.root.FS(), ".")
-	if err != nil {
-		return err
-	}
 	for _, e := range entries {
-		if wire.IsEntry(e.Name()) {
-			if err := s.files.root.Remove(e.Name()); err != nil {
-				return err
-			}
+		if err == nil && wire.IsEntry(e.Name()) && e.Type().IsRegular() {
+			err = s.files.root.Remove(e.Name())
 		}
 	}
-	return nil
+	if err != nil {
+		s.log.Warn("could not remove the modules of code that does not run any more", "error", err)
+	}
 }
 
 // serveSleep answers POST /v1/sleep {"state", "force"}.
@@ -328,15 +491,16 @@ func (i *instance) serveSleep(s *Session) func(http.ResponseWriter, *http.Reques
 		if err := readJSON(r, &req); err != nil {
 			return err
 		}
-		if req.Force {
-			s.interrupt()
-		}
 		var err error
 		switch req.State {
 		case lifeIdle:
 			err = s.life.idleNow()
 		case lifeAsleep:
-			if err = i.rest(r.Context(), s, req.Force, false); err == nil {
+			way := asked
+			if req.Force {
+				way = forced
+			}
+			if err = i.rest(r.Context(), s, way); err == nil {
 				defer func() { go i.letGo() }() // after the answer: with the sandbox goes this listener
 			}
 		default:

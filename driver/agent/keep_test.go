@@ -6,6 +6,9 @@ package agent
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"strings"
 	"sync"
@@ -26,6 +29,8 @@ type memoryRests struct {
 	versions map[uint64]uint64
 	key      snapshot.Key
 	down     error
+	// deaf stores the next note and says that it did not.
+	deaf bool
 }
 
 func (m *memoryRests) Last(_ context.Context, epoch uint64) (last claim.Rest, found bool, err error) {
@@ -59,6 +64,10 @@ func (m *memoryRests) Note(_ context.Context, r claim.Rest, version uint64) (uin
 	}
 	m.version++
 	m.rests[r.Epoch], m.versions[r.Epoch] = r, m.version
+	if m.deaf {
+		m.deaf = false
+		return 0, errors.New("no answer")
+	}
 	return m.version, nil
 }
 
@@ -75,6 +84,20 @@ func (m *memoryRests) Wanted(_ context.Context, epoch uint64) (bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.wanted == epoch, m.down
+}
+
+// at is what is noted of an epoch.
+func (m *memoryRests) at(epoch uint64) claim.Rest {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.rests[epoch]
+}
+
+// want says which epoch the record is of.
+func (m *memoryRests) want(epoch uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.wanted = epoch
 }
 
 func (m *memoryRests) fail(err error) {
@@ -118,7 +141,7 @@ func (f *fixture) wake(t *testing.T) {
 	session.Epoch++
 	task := *f.task
 	task.Session, task.AllocID = &session, task.AllocID+"-again"
-	f.rests().wanted = session.Epoch
+	f.rests().want(session.Epoch)
 	var err error
 	if f.instance, err = f.agent.Start(t.Context(), &task); err != nil {
 		t.Fatal(err)
@@ -259,11 +282,11 @@ func TestStopSleeps(t *testing.T) {
 	if r := f.run(t, map[string]any{"command": "cat file"}); r.Stdout != "kept\n" {
 		t.Errorf("%+v", r)
 	}
-	f.rests().wanted = 0
+	f.rests().want(0)
 	if err := f.instance.Stop(t.Context(), 15, 20*time.Second); err != nil {
 		t.Fatal(err)
 	}
-	if r := f.rests().rests[f.task.Session.Epoch]; r.Asleep {
+	if r := f.rests().at(f.task.Session.Epoch); r.Asleep {
 		t.Errorf("a deleted session was stored: %+v", r)
 	}
 }
@@ -281,7 +304,7 @@ func TestCheckpoints(t *testing.T) {
 		time.Sleep(20 * time.Millisecond)
 	}
 	epoch := f.task.Session.Epoch
-	if f.rests().rests[epoch].Asleep {
+	if f.rests().at(epoch).Asleep {
 		t.Error("a checkpoint says that the session is asleep")
 	}
 	f.rests().seal(epoch)
@@ -294,7 +317,7 @@ func TestCheckpoints(t *testing.T) {
 	if err := old.Stop(t.Context(), 15, 20*time.Second); err != nil {
 		t.Fatal(err)
 	}
-	if r := f.rests().rests[epoch]; r.Asleep || !r.Sealed {
+	if r := f.rests().at(epoch); r.Asleep || !r.Sealed {
 		t.Errorf("%+v", r)
 	}
 }
@@ -315,4 +338,101 @@ func (f *fixture) wakeApart(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestUncertainNote loses the answer to the note that the session is asleep. It goes
+// on here, and nobody may take it for asleep once it does.
+func TestUncertainNote(t *testing.T) {
+	f := newFixture(t)
+	f.run(t, map[string]any{"command": "echo before >file"})
+	f.rests().mu.Lock()
+	f.rests().deaf = true
+	f.rests().mu.Unlock()
+	if status := f.call(t, "POST", "/v1/sleep", map[string]any{"state": "deep-sleep"}, nil); status != 503 {
+		t.Errorf("sleep: status %d", status)
+	}
+	if !f.rests().at(1).Asleep {
+		t.Fatal("the note was not stored")
+	}
+	f.rests().fail(errors.New("Consul is away"))
+	if status := f.call(t, "GET", "/v1/files/list", nil, nil); status != 503 {
+		t.Errorf("used while somebody may take it for asleep: status %d", status)
+	}
+	f.rests().fail(nil)
+	f.run(t, map[string]any{"command": "echo after >file"})
+	if f.rests().at(1).Asleep {
+		t.Error("a session that is in use is noted as asleep")
+	}
+	if status := f.call(t, "POST", "/v1/sleep", map[string]any{"state": "deep-sleep"}, nil); status != 200 {
+		t.Errorf("sleep: status %d", status)
+	}
+	f.gone(t)
+	f.wake(t)
+	if r := f.run(t, map[string]any{"command": "cat file"}); r.Stdout != "after\n" {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestAsleepBeforeItEnded: the plugin died when the session was noted as asleep, and
+// its sandbox still there. Whoever wakes it takes the snapshot; what it came to here
+// would be lost.
+func TestAsleepBeforeItEnded(t *testing.T) {
+	f := newFixture(t)
+	f.run(t, map[string]any{"command": "echo kept >file"})
+	if _, err := f.rests().Note(t.Context(), claim.Rest{Session: f.task.Session.ID, Epoch: 1, Alloc: f.task.AllocID, Asleep: true}, 0); err != nil {
+		t.Fatal(err)
+	}
+	f.restart(t)
+	f.gone(t)
+}
+
+// TestWritesDuringSleep has clients write while the session is put to sleep by force:
+// what was answered with success is there afterwards.
+func TestWritesDuringSleep(t *testing.T) {
+	f := newFixture(t)
+	f.run(t, map[string]any{"command": "true"})
+	var clients sync.WaitGroup
+	var mu sync.Mutex
+	var acknowledged []string
+	for c := range 4 {
+		clients.Go(func() {
+			for n := 0; ; n++ {
+				name := fmt.Sprintf("file-%d-%d", c, n)
+				if f.tryWrite(t, name) != 200 {
+					return // it sleeps
+				}
+				mu.Lock()
+				acknowledged = append(acknowledged, name)
+				mu.Unlock()
+			}
+		})
+	}
+	if status := f.call(t, "POST", "/v1/sleep", map[string]any{"state": "deep-sleep", "force": true}, nil); status != 200 {
+		t.Fatalf("sleep: status %d", status)
+	}
+	clients.Wait()
+	f.gone(t)
+	f.wake(t)
+	for _, name := range acknowledged {
+		if status := f.call(t, "GET", "/v1/files/read?path="+name, nil, nil); status != 200 {
+			t.Fatalf("%s of %d files that were acknowledged: status %d", name, len(acknowledged), status)
+		}
+	}
+}
+
+// tryWrite is a write whose connection may break: 0.
+func (f *fixture) tryWrite(t *testing.T, name string) int {
+	body := strings.NewReader(`{"path":"` + name + `","content":"x"}`)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+f.task.API+"/v1/files/write", body)
+	if err != nil {
+		return 0
+	}
+	req.Header.Set("Authorization", "Bearer "+claim.Token([]byte(testSecret), f.task.Session.ID, f.task.Session.Epoch))
+	res, err := f.client.Do(req)
+	if err != nil {
+		return 0
+	}
+	defer res.Body.Close()
+	_, _ = io.Copy(io.Discard, res.Body)
+	return res.StatusCode
 }

@@ -55,7 +55,7 @@ func (c schedule) next(state string, last time.Time, busy bool) (to string, at t
 	switch {
 	case state == lifeActive && !busy && c.idleAfter > 0:
 		to, at = lifeIdle, last.Add(c.idleAfter)
-	case state == lifeIdle && c.sleepAfter > 0:
+	case state == lifeIdle && c.sleepAfter > 0 && c.idleAfter > 0:
 		to, at = lifeAsleep, last.Add(c.sleepAfter)
 	}
 	if !c.expires.IsZero() && (at.IsZero() || c.expires.Before(at)) {
@@ -89,6 +89,12 @@ type life struct {
 	// sleepy is called when it has been idle for long enough to sleep. It calls
 	// rest, and is called again some time after that has failed.
 	sleepy func()
+	// leaving is called before processes are stopped, and returning before they go
+	// on: an error of it keeps them where they are.
+	leaving   func()
+	returning func() error
+	// evict ends what users wait for, before a sleep by force.
+	evict func()
 
 	// transition is held while processes are stopped or let go, so that who comes
 	// in the middle waits for the end of it.
@@ -99,7 +105,10 @@ type life struct {
 	last   time.Time // of activity
 	busy   map[string]int
 	holds  int // what must not be stopped but is no activity
+	inside int // users that are past wake
+	left   *sync.Cond
 	timer  stopper
+	due    time.Time // when it is considered next
 	closed bool
 	fails  int                     // sleeps that have failed in a row
 	abort  context.CancelCauseFunc // of a sleep that who comes may end
@@ -109,11 +118,13 @@ type life struct {
 type stopper interface{ Stop() bool }
 
 func newLife(c schedule, f freezer, last time.Time, log hclog.Logger) *life {
-	return &life{
+	l := &life{
 		schedule: c, freezer: f, log: log, now: time.Now, state: lifeActive, last: last, busy: make(map[string]int),
 		after: func(d time.Duration, f func()) stopper { return time.AfterFunc(d, f) },
-		note:  func(time.Time) {}, sleepy: func() {},
+		note:  func(time.Time) {}, sleepy: func() {}, leaving: func() {}, returning: func() error { return nil }, evict: func() {},
 	}
+	l.left = sync.NewCond(&l.mu)
+	return l
 }
 
 // begin starts the clock.
@@ -129,6 +140,7 @@ func (l *life) arm(d time.Duration) {
 		l.timer.Stop()
 	}
 	if !l.closed && l.idleAfter > 0 {
+		l.due = l.now().Add(max(d, 0))
 		l.timer = l.after(max(d, 0), l.consider)
 	}
 }
@@ -148,6 +160,7 @@ func (l *life) consider() {
 func (l *life) freeze() error {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), freezeTimeout, errors.New("the processes did not stand still in time"))
 	defer cancel()
+	l.leaving()
 	err := l.freezer.Freeze(ctx)
 	if err != nil {
 		l.log.Warn("could not make the session idle; trying again later", "error", err)
@@ -196,37 +209,43 @@ func (l *life) settle() (last time.Time, idle bool) {
 // away for hours, and the session is safe where it is.
 func backoff(fails int) time.Duration { return min(10*time.Second<<min(fails, 10), 5*time.Minute) }
 
+// leavePatience is what users have to leave a session in that is put to sleep by
+// force, and whose executions were ended.
+const leavePatience = 5 * time.Second
+
+// how says in what way a session is put to sleep.
+type how int
+
+const (
+	asked  how = iota // unless somebody uses it
+	bySelf            // the same if nobody has for long enough; who comes in the middle ends it
+	forced            // whoever uses it finds its processes standing still
+)
+
 // rest stops the processes and does save, after which the session is asleep here
-// for good. While that takes place, who comes waits, or ends it if yielding. When
-// save fails the session is idle. One that is in use is errBusy, unless forced:
-// whoever uses it then finds its processes standing still.
-func (l *life) rest(ctx context.Context, forced, yielding bool, save func(context.Context) error) error {
+// for good. While that takes place, who comes waits. When save fails the session is
+// idle. One that is in use is errBusy, unless forced.
+func (l *life) rest(ctx context.Context, way how, save func(context.Context) error) error {
 	l.transition.Lock()
 	defer l.transition.Unlock()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	l.mu.Lock()
-	was := l.state
-	switch {
-	case l.closed || was == lifeAsleep:
-		l.mu.Unlock()
-		return errAsleep
-	case len(l.busy) > 0 && !forced:
-		l.mu.Unlock()
-		return errBusy
+	was, err := l.beginRest(way, cancel)
+	if err != nil {
+		return err
 	}
-	l.state = lifeSleeping
-	if yielding {
-		l.abort = cancel
+	if way == forced {
+		l.evict()
+		l.awaitLeave()
 	}
-	l.mu.Unlock()
-	var err error
 	if was == lifeActive {
+		l.leaving()
 		frozen, stop := context.WithTimeoutCause(ctx, freezeTimeout, errors.New("the processes did not stand still in time"))
-		err = l.freezer.Freeze(frozen)
+		err = l.freezer.Freeze(frozen) // or lets them go again
 		stop()
 	}
-	if err == nil {
+	frozen := err == nil
+	if frozen {
 		err = save(ctx)
 	}
 	if err != nil && ctx.Err() != nil {
@@ -235,17 +254,68 @@ func (l *life) rest(ctx context.Context, forced, yielding bool, save func(contex
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.abort = nil
-	if err != nil {
+	switch {
+	case err == nil:
+		l.state, l.closed = lifeAsleep, true
+		if l.timer != nil {
+			l.timer.Stop()
+		}
+	case frozen:
 		l.state = lifeIdle // whoever waits thaws it
 		l.fails++
 		l.arm(backoff(l.fails))
-		return err
+	default:
+		l.state = was
+		l.arm(l.idleAfter)
 	}
-	l.state, l.closed = lifeAsleep, true
-	if l.timer != nil {
-		l.timer.Stop()
+	return err
+}
+
+// beginRest makes the state sleeping: from then on who comes waits.
+func (l *life) beginRest(way how, abort context.CancelCauseFunc) (was string, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	was = l.state
+	switch {
+	case was == lifeAsleep:
+		return was, errAsleep
+	case l.closed:
+		return was, errPluginStops
+	case len(l.busy) > 0 && way != forced:
+		return was, errBusy
+	case way == bySelf && (was != lifeIdle || l.now().Sub(l.last) < l.sleepAfter):
+		return was, errBusy // somebody came since it was due
 	}
-	return nil
+	l.state = lifeSleeping
+	if way == bySelf {
+		l.abort = abort
+	}
+	return was, nil
+}
+
+// awaitLeave waits until all who came before have left, or had time to.
+func (l *life) awaitLeave() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	late := false
+	timer := time.AfterFunc(leavePatience, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		late = true
+		l.left.Broadcast()
+	})
+	defer timer.Stop()
+	for l.inside > 0 && !late {
+		l.left.Wait()
+	}
+}
+
+// gone says whether the session has left the node: what is done to its files here
+// does not count any more.
+func (l *life) gone() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state == lifeAsleep
 }
 
 // idleNow makes the session idle at once, unless it is in use.
@@ -281,6 +351,7 @@ func (l *life) use(why string) (leave func(), err error) {
 	l.busy[why]++
 	l.last = l.now()
 	l.mu.Unlock()
+	entered := false
 	leave = sync.OnceFunc(func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
@@ -288,10 +359,24 @@ func (l *life) use(why string) (leave func(), err error) {
 			delete(l.busy, why)
 		}
 		l.last = l.now()
+		if entered {
+			l.inside--
+			l.left.Broadcast()
+		}
 	})
 	if err := l.wake(); err != nil {
 		leave()
 		return nil, err
+	}
+	l.mu.Lock()
+	entered = l.state == lifeActive // or it was put to sleep by force since wake
+	if entered {
+		l.inside++
+	}
+	l.mu.Unlock()
+	if !entered {
+		leave()
+		return nil, errAsleep
 	}
 	return leave, nil
 }
@@ -338,6 +423,9 @@ func (l *life) wake() error {
 	case lifeAsleep:
 		return errAsleep
 	}
+	if err := l.returning(); err != nil {
+		return fmt.Errorf("wake the session: %w", err)
+	}
 	if err := l.freezer.Thaw(); err != nil {
 		return fmt.Errorf("wake the session: %w", err)
 	}
@@ -362,6 +450,9 @@ func (l *life) look() (state string, last time.Time, reasons []string, next *Tra
 		state = lifeIdle // until it is over
 	}
 	if to, at := l.next(state, l.last, len(l.busy) > 0); !at.IsZero() {
+		if to != lifeGone && l.due.After(at) {
+			at = l.due // a try before has failed
+		}
 		next = &Transition{To: to, At: timestamp(at)}
 	}
 	return state, l.last, reasons, next

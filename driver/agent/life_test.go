@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -173,6 +174,80 @@ func TestLife(t *testing.T) {
 	release()
 	clock.pass(5 * time.Minute)
 	check("released", true)
+}
+
+// TestLifeSleeps goes on to deep sleep, at the real times, with a store that is away
+// at first, and with somebody who comes in the middle.
+func TestLifeSleeps(t *testing.T) {
+	l, clock, f := newFakeLife()
+	l.sleepAfter = 30 * time.Minute
+	rested := make(chan error, 64)
+	away := errors.New("the store is away")
+	var there atomic.Bool
+	l.sleepy = func() {
+		rested <- l.rest(context.Background(), bySelf, func(context.Context) error {
+			if there.Load() {
+				return nil
+			}
+			return away
+		})
+	}
+	begin := clock.now()
+	clock.pass(5 * time.Minute)
+	if _, _, _, next := l.look(); next == nil || next.To != lifeAsleep || next.At != timestamp(begin.Add(30*time.Minute)) {
+		t.Errorf("next %+v", next)
+	}
+	for try := range 3 {
+		clock.pass(30 * time.Minute)
+		if err := <-rested; err != away || !f.frozen {
+			t.Fatalf("try %d: %v, frozen %t", try, err, f.frozen)
+		}
+		for len(rested) > 0 {
+			<-rested
+		}
+		if state, _, _, next := l.look(); state != lifeIdle || next == nil || next.At < timestamp(clock.now()) {
+			t.Errorf("state %s, next %+v", state, next)
+		}
+	}
+	// Somebody comes when it is due: not now.
+	if err := l.touch(); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.rest(t.Context(), bySelf, func(context.Context) error { return nil }); !errors.Is(err, errBusy) {
+		t.Errorf("sleep of a session that somebody has just used: %v", err)
+	}
+	if f.frozen {
+		t.Error("it stands still")
+	}
+	there.Store(true)
+	clock.pass(30*time.Minute + time.Second)
+	for {
+		if err := <-rested; err == nil {
+			break
+		}
+	}
+	if _, err := l.use("request"); !errors.Is(err, errAsleep) {
+		t.Errorf("use of a session that is asleep: %v", err)
+	}
+	if !l.gone() {
+		t.Error("it is not gone")
+	}
+}
+
+// TestLifeFreezeFailsAtRest: what still runs must not be taken for a whole state.
+func TestLifeFreezeFailsAtRest(t *testing.T) {
+	l, _, f := newFakeLife()
+	f.fail = errors.New("busy")
+	err := l.rest(t.Context(), asked, func(context.Context) error {
+		t.Error("a running session is saved as if it stood still")
+		return nil
+	})
+	if !errors.Is(err, f.fail) {
+		t.Errorf("%v", err)
+	}
+	if state, _, _, _ := l.look(); state != lifeActive {
+		t.Errorf("state %s", state)
+	}
 }
 
 func TestLifeWhenFreezingFails(t *testing.T) {

@@ -155,6 +155,11 @@ func (s *Session) previewError(w http.ResponseWriter, r *http.Request, err error
 	if r.Context().Err() != nil && !stalled {
 		return // the client went away
 	}
+	if errors.Is(err, errAsleep) { // since it was let in: nothing has reached the app
+		w.Header().Set(door.MovedHeader, "1")
+		writeError(w, errGone)
+		return
+	}
 	port := door.ParseHost(r.Host).Port
 	message := fmt.Sprintf("The app on port %d of this session did not answer: %v", port, err)
 	if errors.Is(err, syscall.ECONNREFUSED) {

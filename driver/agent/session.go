@@ -59,9 +59,9 @@ type Session struct {
 	mu         sync.Mutex
 	executions map[string]*execution // by execution id
 	ended      []string              // ids of ended ones, oldest first
+	ranLast    []Process             // when the processes stood still last
 
 	servers []server
-	expiry  *time.Timer
 }
 
 // errEnded is the cause with which everything of a session is cancelled.
@@ -230,12 +230,23 @@ func (s *Session) trim() bool {
 	return true
 }
 
+// leaveTimeout is what answers that are on their way have when the session has left
+// the node.
+const leaveTimeout = 500 * time.Millisecond
+
 // close ends what serves the session in this process. Executions stay.
 func (s *Session) close(cause error) {
-	if s.expiry != nil {
-		s.expiry.Stop()
-	}
 	s.life.close()
+	if s.life.gone() {
+		// Who came in the meantime is told where to look.
+		ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+		var all sync.WaitGroup
+		for _, srv := range s.servers {
+			all.Go(func() { _ = srv.http.Shutdown(ctx) }) // what outlasts it is cut off below
+		}
+		all.Wait()
+		cancel()
+	}
 	s.mu.Lock()
 	s.cancel(cause)
 	s.mu.Unlock()

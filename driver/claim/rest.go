@@ -29,6 +29,9 @@ type Rest struct {
 	Files int `json:"files,omitempty"`
 	// LastActive is when the session was active last, as of this note.
 	LastActive time.Time `json:"lastActive,omitzero"`
+	// Try tells notes apart that say the same otherwise: Consul gives no new version
+	// to a value that it has.
+	Try int `json:"try,omitempty"`
 	// Asleep: the node has let go, and Snapshot is the whole of the session.
 	Asleep bool `json:"asleep,omitempty"`
 	// Sealed: the node was given up. What it notes later does not count.

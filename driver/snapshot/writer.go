@@ -162,6 +162,16 @@ func merge(ctx context.Context, workers []*packer) error {
 	return first.flush(ctx)
 }
 
+const (
+	// livePasses bounds the passes over what is being written to.
+	livePasses = 3
+	// fewBytes are uploaded in the time that a session may be held up for.
+	fewBytes = 1 << 20
+	// longestPause is how long nobody may be able to write, however slow the store is:
+	// who waits for that can be neither stopped nor killed.
+	longestPause = 3 * time.Second
+)
+
 // passLive takes a consistent snapshot of what is being written to: most of it
 // while it is, and the difference while it is not.
 func (w *writer) passLive(ctx context.Context, live Live) (err error) {
@@ -171,13 +181,27 @@ func (w *writer) passLive(ctx context.Context, live Live) (err error) {
 	if err := live.Sync(); err != nil {
 		return err
 	}
-	if err := w.pass(ctx, nil); err != nil {
-		return err
+	// Again until little is left to store while nobody can write, or somebody writes
+	// faster than that.
+	for range livePasses {
+		before := w.uploaded()
+		if err := w.pass(ctx, nil); err != nil {
+			return err
+		}
+		if w.uploaded()-before < fewBytes {
+			break
+		}
+		if err := live.Sync(); err != nil {
+			return err
+		}
 	}
 	begin := time.Now()
 	if err := live.Freeze(); err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	limit := time.AfterFunc(longestPause, func() { cancel(fmt.Errorf("the workspace stood still for %s", longestPause)) })
 	w.taken = begin
 	thawed := false
 	thaw := func() error {
@@ -185,6 +209,7 @@ func (w *writer) passLive(ctx context.Context, live Live) (err error) {
 			return nil
 		}
 		thawed = true
+		limit.Stop()
 		err := live.Thaw()
 		w.stats.Paused = time.Since(begin)
 		return err
@@ -349,6 +374,12 @@ func (p *packer) flush(ctx context.Context) error {
 		return err
 	}
 	return p.endObject(ctx)
+}
+
+func (w *writer) uploaded() int64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.stats.Uploaded
 }
 
 func (w *writer) addStats(s Stats) {
