@@ -6,6 +6,7 @@ package agent
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -96,15 +98,30 @@ func TestEscapes(t *testing.T) {
 		{"read", "/dev/kmsg", "ENOENT", nil},
 		{"read", "/dev/loop0", "ENOENT", nil},
 		{"read", "/sys/kernel/uevent_seqnum", "ENOENT", nil},
-		{"read", "/var/lib/buntime", "ENOENT", nil},
 		{"read", "/etc/shadow", "ENOENT", nil},
 	}
 	binary := buildAttack(t)
-	if outside := readable("/proc/kallsyms"); !outside {
-		escapes = slices.DeleteFunc(escapes, func(e escape) bool { return e.argument == "/proc/kallsyms" })
+	for i, e := range escapes {
+		if len(e.layers) == 1 && (e.layers[0] == seccomp || e.argument == "/proc/kallsyms") && outside(t, binary, e) != "through" {
+			t.Logf("this machine refuses %s %s by itself", e.name, e.argument)
+			escapes[i].layers = nil
+		}
 	}
 	all := newFixture(t)
 	all.upload(t, binary)
+	// Something of the host's that anybody could read who saw it.
+	secret := filepath.Join(all.config.StateDir, "secret")
+	if err := os.WriteFile(secret, []byte("secret"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(all.config.StateDir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	host := escape{name: "read", argument: secret, refused: "ENOENT"}
+	if got := outside(t, binary, host); got != "through" {
+		t.Fatalf("the host's file cannot be read outside either: %s", got)
+	}
+	escapes = append(escapes, host)
 	for _, e := range escapes {
 		if got := all.attack(t, e); got != e.refused {
 			t.Errorf("%s %s: %s, want %s", e.name, e.argument, got, e.refused)
@@ -165,14 +182,26 @@ func buildAttack(t *testing.T) []byte {
 	return b
 }
 
-func readable(name string) bool {
-	f, err := os.Open(name)
+// outside tries e on the host, as nobody.
+func outside(t *testing.T, binary []byte, e escape) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "attack")
 	if err != nil {
-		return false
+		t.Fatal(err)
 	}
-	defer f.Close()
-	n, _ := f.Read(make([]byte, 1))
-	return n == 1
+	defer os.RemoveAll(dir)
+	name := filepath.Join(dir, "attack")
+	err = errors.Join(os.Chmod(dir, 0o755), os.WriteFile(name, binary, 0o755))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(name, e.name, e.argument)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	out, err := cmd.Output()
+	if err != nil {
+		return err.Error()
+	}
+	return strings.TrimSpace(string(out))
 }
 
 // upload puts the attacks into the session, as any client could.

@@ -154,6 +154,7 @@ static long attack(const char *name, const char *argument) {
 	if (IS("filter by seccomp") || IS("filter by prctl")) {
 		struct sock_filter allow[] = {{BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW}};
 		struct sock_fprog prog = {1, allow};
+		prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); // as it is inside
 		if (IS("filter by prctl")) return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog, 0, 0);
 		return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog);
 	}
