@@ -301,7 +301,7 @@ func (s *Session) serveRead(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Session) serveRemove(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	name, err := s.files.remove(q.Get("path"), q.Get("recursive") == "true")
+	name, err := s.files.remove(r.Context(), q.Get("path"), q.Get("recursive") == "true")
 	if err != nil {
 		return err
 	}
