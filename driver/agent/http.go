@@ -243,8 +243,8 @@ func parseSignal(raw json.RawMessage) (syscall.Signal, error) {
 	return 0, invalid("signal", "signal %s is unknown", raw)
 }
 
-func (s *Session) serveProcesses(w http.ResponseWriter, _ *http.Request) error {
-	writeJSON(w, http.StatusOK, map[string]any{"processes": s.processes()})
+func (s *Session) serveProcesses(w http.ResponseWriter, r *http.Request) error {
+	writeJSON(w, http.StatusOK, map[string]any{"processes": s.processes(r.Context())})
 	return nil
 }
 

@@ -214,7 +214,7 @@ const (
 // in KV says so. letGo has to follow.
 func (i *instance) rest(ctx context.Context, s *Session, forced, yielding bool) error {
 	err := s.life.rest(ctx, forced, yielding, func(ctx context.Context) error {
-		s.noteProcesses()
+		s.noteProcesses(ctx)
 		err := s.keeper.save(ctx, true)
 		if errors.Is(err, driver.ErrFenced) {
 			s.log.Error("the session lives elsewhere; what is here does not count any more")
@@ -290,8 +290,8 @@ func (s *Session) interrupt() {
 }
 
 // noteProcesses keeps, in the session's history, what ran when it went to sleep.
-func (s *Session) noteProcesses() {
-	b, err := json.Marshal(map[string]any{"at": timestamp(time.Now()), "processes": s.processes()})
+func (s *Session) noteProcesses(ctx context.Context) {
+	b, err := json.Marshal(map[string]any{"at": timestamp(time.Now()), "processes": s.processes(ctx)})
 	if err == nil {
 		_, err = s.files.write("path", ".buntime/sleeps/"+strconv.FormatUint(s.Epoch, 10)+".json", b)
 	}

@@ -55,10 +55,10 @@ func (s *Session) countProcesses() int {
 }
 
 // processes lists what runs, in the order of pids.
-func (s *Session) processes() []Process {
+func (s *Session) processes(ctx context.Context) []Process {
 	out := []Process{}
 	for _, e := range s.live() {
-		for _, p := range s.inspect(s.pids(e)) {
+		for _, p := range s.inspect(ctx, s.pids(e)) {
 			p.ExecutionID = e.ExecutionID
 			if p.Pid == e.firstPid() {
 				p.Command = e.title()
@@ -71,7 +71,7 @@ func (s *Session) processes() []Process {
 }
 
 // inspect tells of those of pids that are alive.
-func (s *Session) inspect(pids []int) []Process {
+func (s *Session) inspect(ctx context.Context, pids []int) []Process {
 	if len(pids) == 0 {
 		return nil
 	}
@@ -93,7 +93,7 @@ func (s *Session) inspect(pids []int) []Process {
 				out = append(out, p)
 			}
 		}
-		ports := s.listeningByPid(pids)
+		ports := s.listeningByPid(ctx, pids)
 		for i := range out {
 			out[i].Ports = ports[out[i].unit]
 		}
@@ -182,7 +182,7 @@ type Killed struct {
 // one; without a signal, or with SIGKILL, with all its descendants. A signal
 // other than SIGKILL goes to the process alone.
 func (s *Session) killProcesses(ctx context.Context, pid int, signal syscall.Signal) (Killed, error) {
-	all := s.processes()
+	all := s.processes(ctx)
 	if pid == 0 {
 		return s.killAll(ctx, all, signal)
 	}
