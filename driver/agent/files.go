@@ -4,6 +4,7 @@
 package agent
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/base64"
 	"errors"
@@ -17,6 +18,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -36,6 +38,14 @@ type files struct {
 	root *os.Root
 	// uid owns, as stored on disk, what the session's processes make.
 	uid int
+
+	removals     chan struct{} // has one in it while removeAll runs
+	makeRemovals sync.Once
+}
+
+func (f *files) removing() chan struct{} {
+	f.makeRemovals.Do(func() { f.removals = make(chan struct{}, 1) })
+	return f.removals
 }
 
 // File is an entry of a listing.
@@ -375,8 +385,8 @@ func (f *files) open(p string) (*os.File, fs.FileInfo, error) {
 }
 
 // remove deletes a file, or a directory: an empty one, or with recursive
-// everything in it.
-func (f *files) remove(p string, recursive bool) (string, error) {
+// everything in it, until ctx is done.
+func (f *files) remove(ctx context.Context, p string, recursive bool) (string, error) {
 	name, err := clean("path", p)
 	if err != nil {
 		return "", err
@@ -389,15 +399,15 @@ func (f *files) remove(p string, recursive bool) (string, error) {
 			return err
 		}
 		if recursive {
-			if err := f.checkDepth(name); err != nil {
-				return err
-			}
-			return f.root.RemoveAll(name)
+			return f.removeAll(ctx, name)
 		}
 		return f.root.Remove(name)
 	})
 	if errors.Is(err, syscall.ENOTDIR) {
 		err = fs.ErrNotExist
+	}
+	if errors.Is(err, errDeep) {
+		return "", invalid("path", "%s has directories nested more than %d deep, and is not or not all deleted; delete it with a command in the session", p, maxDepth)
 	}
 	if err != nil {
 		return "", fileError("path", p, err)

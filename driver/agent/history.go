@@ -19,6 +19,7 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/buntime/buntime/driver/guest/wire"
 )
@@ -268,8 +269,13 @@ func (h *history) replay(ctx context.Context, id string, offset, to int64, f fun
 // that the next execution does not have to look at all of it again.
 const pruneTo = 0.9
 
+// pruneTimeout bounds how long the entries are made fewer; the next prune goes on.
+const pruneTimeout = 10 * time.Second
+
 // prune keeps the newest executions, as many as there may be and as fit in limit.
-// size is how much output the one has that was just recorded.
+// size is how much output the one has that was just recorded. Directories nested
+// too deep, which are none of ours, are passed over, and not tried again before
+// there are too many once more.
 func (h *history) prune(size int64) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -289,13 +295,16 @@ func (h *history) prune(size int64) error {
 	if h.known <= keepHistory && bytes <= h.limit {
 		return nil
 	}
+	ctx, cancel := context.WithTimeoutCause(context.Background(), pruneTimeout, fmt.Errorf("not done in %s", pruneTimeout))
+	defer cancel()
 	count, most := int(keepHistory*pruneTo), int64(float64(h.limit)*pruneTo)
 	for _, old := range all[:max(0, len(all)-1)] { // the newest stays, whatever it is
 		if h.known <= count && bytes <= most {
 			break
 		}
-		if err := h.files.root.RemoveAll(path.Join(historyDir, "executions", old.name)); err != nil {
-			return err
+		err := h.files.removeAll(ctx, path.Join(historyDir, "executions", old.name))
+		if err != nil && !errors.Is(err, errDeep) {
+			return fmt.Errorf("remove the history of execution %s: %w", old.name, err)
 		}
 		h.known--
 		bytes -= old.size

@@ -243,8 +243,8 @@ func parseSignal(raw json.RawMessage) (syscall.Signal, error) {
 	return 0, invalid("signal", "signal %s is unknown", raw)
 }
 
-func (s *Session) serveProcesses(w http.ResponseWriter, _ *http.Request) error {
-	writeJSON(w, http.StatusOK, map[string]any{"processes": s.processes()})
+func (s *Session) serveProcesses(w http.ResponseWriter, r *http.Request) error {
+	writeJSON(w, http.StatusOK, map[string]any{"processes": s.processes(r.Context())})
 	return nil
 }
 
@@ -304,7 +304,7 @@ func (s *Session) serveRead(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Session) serveRemove(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	name, err := s.files.remove(q.Get("path"), q.Get("recursive") == "true")
+	name, err := s.files.remove(r.Context(), q.Get("path"), q.Get("recursive") == "true")
 	if err != nil {
 		return err
 	}

@@ -5,13 +5,16 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -54,16 +57,37 @@ func (s *Session) countProcesses() int {
 	return n
 }
 
+// The bounds of what a list of processes holds. It is memory of the plugin's,
+// and how many there are and what they are called is the session's to say.
+const (
+	maxProcesses = 10_000
+	// maxCommand is in bytes, of one command line, maxCommands of all together.
+	maxCommand  = 4 << 10
+	maxCommands = 1 << 20
+)
+
+// commandLimit is how many bytes each of n command lines may have.
+func commandLimit(n int) int { return min(maxCommand, maxCommands/max(n, 1)) }
+
 // processes lists what runs, in the order of pids.
-func (s *Session) processes() []Process {
-	out := []Process{}
+func (s *Session) processes(ctx context.Context) []Process {
+	var pids []int
+	of := make(map[int]*execution)
 	for _, e := range s.live() {
-		for _, p := range s.inspect(s.pids(e)) {
-			p.ExecutionID = e.ExecutionID
-			if p.Pid == e.firstPid() {
-				p.Command = e.title()
-			}
-			out = append(out, p)
+		list := s.pids(e)
+		for _, pid := range list[:min(len(list), maxProcesses-len(pids))] {
+			pids = append(pids, pid)
+			of[pid] = e
+		}
+	}
+	out := s.inspect(ctx, pids)
+	limit := commandLimit(len(pids))
+	for i := range out {
+		p := &out[i]
+		e := of[p.unit]
+		p.ExecutionID = e.ExecutionID
+		if p.Pid == e.firstPid() {
+			p.Command = cut(e.title(), limit)
 		}
 	}
 	slices.SortFunc(out, func(a, b Process) int { return a.Pid - b.Pid })
@@ -71,29 +95,42 @@ func (s *Session) processes() []Process {
 }
 
 // inspect tells of those of pids that are alive.
-func (s *Session) inspect(pids []int) []Process {
+func (s *Session) inspect(ctx context.Context, pids []int) []Process {
+	out := []Process{}
 	if len(pids) == 0 {
-		return nil
+		return out
 	}
-	var out []Process
+	limit := commandLimit(len(pids))
 	if in, ok := s.box.Units().(sandbox.Inspector); ok {
 		list, err := in.Inspect(pids)
 		if err != nil {
 			s.log.Warn("could not look at the session's processes", "error", err)
 		}
+		asked := make(map[int]bool, len(pids))
+		for _, pid := range pids {
+			asked[pid] = true
+		}
+		ports := lookDescriptors / len(pids)
 		for _, p := range list {
+			if !asked[p.Pid] {
+				continue // the session says so
+			}
+			asked[p.Pid] = false
 			out = append(out, Process{
-				Pid: p.Inside, Command: p.Command, StartedAt: timestamp(p.Started), Memory: p.Memory, CPUTime: milliseconds(p.CPU),
-				Ports: p.Ports, unit: p.Pid, unitParent: p.Parent,
+				Pid: p.Inside, Command: cut(p.Command, limit), StartedAt: timestamp(p.Started), Memory: p.Memory, CPUTime: milliseconds(p.CPU),
+				Ports: p.Ports[:min(len(p.Ports), ports)], unit: p.Pid, unitParent: p.Parent,
 			})
 		}
 	} else {
 		for _, pid := range pids {
-			if p, err := inspect(pid); err == nil { // else it is gone since
+			if ctx.Err() != nil {
+				break
+			}
+			if p, err := inspect(pid, limit); err == nil { // else it is gone since
 				out = append(out, p)
 			}
 		}
-		ports := s.listeningByPid(pids)
+		ports := s.listeningByPid(ctx, pids)
 		for i := range out {
 			out[i].Ports = ports[out[i].unit]
 		}
@@ -113,8 +150,8 @@ const exiting = 0x4
 
 var pageSize = int64(os.Getpagesize())
 
-// inspect reads what /proc says of a process.
-func inspect(host int) (Process, error) {
+// inspect reads what /proc says of a process, and limit bytes of its command line.
+func inspect(host, limit int) (Process, error) {
 	p := Process{unit: host}
 	dir := "/proc/" + strconv.Itoa(host)
 	stat, err := os.ReadFile(dir + "/stat")
@@ -148,7 +185,7 @@ func inspect(host int) (Process, error) {
 			p.Pid, _ = strconv.Atoi(ids[len(ids)-1])
 		}
 	}
-	cmdline, err := os.ReadFile(dir + "/cmdline")
+	cmdline, err := readCommand(dir+"/cmdline", limit)
 	if err != nil {
 		return p, err
 	}
@@ -159,8 +196,35 @@ func inspect(host int) (Process, error) {
 		begin := strings.IndexByte(string(stat), '(')
 		cmdline = stat[begin+1 : end] // it is just becoming another program
 	}
-	p.Command = strings.ToValidUTF8(strings.ReplaceAll(strings.TrimRight(string(cmdline), "\x00"), "\x00", " "), "\uFFFD")
+	p.Command = cut(strings.ToValidUTF8(strings.ReplaceAll(strings.TrimRight(string(cmdline), "\x00"), "\x00", " "), "\uFFFD"), limit)
 	return p, nil
+}
+
+// readCommand reads a command line, which may have megabytes, up to limit bytes.
+func readCommand(name string, limit int) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b := make([]byte, limit)
+	n, err := io.ReadFull(f, b)
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = nil
+	}
+	return b[:n], err
+}
+
+// cut returns the first limit bytes of a text, less what is left of a character
+// there. It keeps nothing of what is cut off.
+func cut(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	for limit > 0 && !utf8.RuneStart(s[limit]) {
+		limit--
+	}
+	return strings.Clone(s[:limit])
 }
 
 // bootTime is when the machine started, to the clock tick.
@@ -182,7 +246,7 @@ type Killed struct {
 // one; without a signal, or with SIGKILL, with all its descendants. A signal
 // other than SIGKILL goes to the process alone.
 func (s *Session) killProcesses(ctx context.Context, pid int, signal syscall.Signal) (Killed, error) {
-	all := s.processes()
+	all := s.processes(ctx)
 	if pid == 0 {
 		return s.killAll(ctx, all, signal)
 	}

@@ -110,7 +110,7 @@ func (s *Session) adopt(ctx context.Context, x wire.Execution, e *execution) err
 		return nil
 	})
 	e.output.skipTo(ev.Offset)
-	if s.wasBackground(x, e) {
+	if s.wasBackground(ctx, x, e) {
 		e.background()
 	} else {
 		e.timer = time.AfterFunc(time.Until(e.Deadline), func() { s.timeOut(e) })
@@ -124,13 +124,13 @@ func (s *Session) adopt(ctx context.Context, x wire.Execution, e *execution) err
 
 // wasBackground tells whether e was answered as a server that stays: it listens,
 // or it lives on past its time, which only such an execution does.
-func (s *Session) wasBackground(x wire.Execution, e *execution) bool {
+func (s *Session) wasBackground(ctx context.Context, x wire.Execution, e *execution) bool {
 	if !x.Evaluated || x.State != "running" {
 		return false
 	}
 	if time.Now().After(e.Deadline) {
 		return true
 	}
-	_, listens := s.listening(s.pids(e))
+	_, listens := s.listening(ctx, s.pids(e))
 	return listens
 }

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -51,6 +52,8 @@ type Session struct {
 	life    *life
 	keeper  *keeper
 	limit   int64 // bytes of each stream in an answer
+	// looking is how many executions awaitListening looks at.
+	looking atomic.Int32
 
 	ctx    context.Context // ends with the session on this node
 	cancel context.CancelCauseFunc

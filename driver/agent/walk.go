@@ -97,29 +97,3 @@ func (f *files) count(ctx context.Context) (int, error) {
 	}
 	return n, err
 }
-
-// checkDepth refuses a directory that is nested too deep for os.Root to delete,
-// which takes a descriptor a level.
-func (f *files) checkDepth(name string) error {
-	dir, err := f.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0)
-	if err != nil {
-		return nil // no directory, then
-	}
-	defer dir.Close()
-	if st, err := dir.Stat(); err != nil || !st.IsDir() {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), walkTimeout)
-	defer cancel()
-	err = walk(ctx, dir, func(int, fs.DirEntry) bool { return true })
-	if errors.Is(err, errDeep) {
-		return invalid("path", "%s has directories nested more than %d deep; delete it with a command in the session", name, maxDepth)
-	}
-	if errors.Is(err, errMany) {
-		return nil
-	}
-	return err
-}
-
-// walkTimeout bounds a walk that a request waits for.
-const walkTimeout = 10 * time.Second

@@ -5,6 +5,7 @@ package guest
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -19,27 +20,41 @@ import (
 // clockTick is USER_HZ, 100 on every architecture that Linux supports today.
 const clockTick = 10 * time.Millisecond
 
+// The bounds of what inspect tells, and of how long it takes: maxCommand is in
+// bytes, of one command line, maxCommands of all together, and maxDescriptors is
+// how many descriptors of all are looked at.
+const (
+	maxCommand     = 4 << 10
+	maxCommands    = 1 << 20
+	maxDescriptors = 32_768
+)
+
 // inspect tells of those of pids that are alive.
 func inspect(pids []int) []wire.Process {
 	ports := listening()
+	all := max(len(pids), 1)
+	command, descriptors := min(maxCommand, maxCommands/all), maxDescriptors/all
 	out := make([]wire.Process, 0, len(pids))
 	for _, pid := range pids {
-		p, ok := inspectOne(pid)
+		p, ok := inspectOne(pid, command)
 		if !ok {
 			continue
 		}
-		for _, inode := range sockets(pid) {
-			if port, ok := ports[inode]; ok && !slices.Contains(p.Ports, port) {
+		for _, inode := range sockets(pid, descriptors) {
+			if port, ok := ports[inode]; ok {
 				p.Ports = append(p.Ports, port)
 			}
 		}
+		slices.Sort(p.Ports)
+		p.Ports = slices.Compact(p.Ports)
 		out = append(out, p)
 	}
 	return out
 }
 
-// inspectOne reads what /proc says of a process (proc(5)).
-func inspectOne(pid int) (p wire.Process, ok bool) {
+// inspectOne reads what /proc says of a process (proc(5)), and limit bytes of its
+// command line.
+func inspectOne(pid, limit int) (p wire.Process, ok bool) {
 	dir := "/proc/" + strconv.Itoa(pid)
 	stat, err := os.ReadFile(dir + "/stat")
 	if err != nil {
@@ -61,12 +76,24 @@ func inspectOne(pid int) (p wire.Process, ok bool) {
 		StartedAt: bootTime().Add(time.Duration(number(22)) * clockTick).UnixMilli(),
 		Memory:    number(24) * int64(os.Getpagesize()),
 	}
-	cmdline, _ := os.ReadFile(dir + "/cmdline")
+	cmdline := readCommand(dir+"/cmdline", limit)
 	if len(cmdline) == 0 {
 		cmdline = stat[begin+1 : end]
 	}
 	p.Command = strings.ToValidUTF8(strings.ReplaceAll(strings.TrimRight(string(cmdline), "\x00"), "\x00", " "), "\uFFFD")
 	return p, true
+}
+
+// readCommand reads a command line, which may have megabytes, up to limit bytes.
+func readCommand(name string, limit int) []byte {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	b := make([]byte, limit)
+	n, _ := io.ReadFull(f, b)
+	return b[:n]
 }
 
 // bootTime is when the sandbox's kernel started.
@@ -122,15 +149,19 @@ func table(name string) [][]string {
 	return out[min(1, len(out)):]
 }
 
-// sockets lists the inodes of a process's sockets.
-func sockets(pid int) []uint64 {
+// sockets lists the inodes of the sockets among a process's first limit
+// descriptors.
+func sockets(pid, limit int) []uint64 {
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	d, err := os.Open(dir)
 	if err != nil {
 		return nil
 	}
 	defer d.Close()
-	names, _ := d.Readdirnames(-1)
+	if limit < 1 {
+		return nil
+	}
+	names, _ := d.Readdirnames(limit)
 	var out []uint64
 	for _, name := range names {
 		link, err := os.Readlink(dir + "/" + name)
