@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -50,6 +51,7 @@ type resolver struct {
 
 	queries     *quota
 	connections *quota
+	rates       *rates
 }
 
 // listenResolver starts the resolver on the service address.
@@ -62,6 +64,7 @@ func listenResolver(c Config, sandboxAt func(netip.Addr) *Network, log hclog.Log
 		upstreams:   newUpstreams(c),
 		queries:     newQuota(queriesMax),
 		connections: newQuota(connectionsMax),
+		rates:       newRates(c),
 	}
 	// Reuse of the port lets a new process listen before the old one is gone.
 	listen := net.ListenConfig{Control: reusePort}
@@ -141,10 +144,19 @@ func (r *resolver) ServeDNS(w dns.ResponseWriter, query *dns.Msg) {
 	answer.Truncate(size)
 	// A client that does not take its answer asks again or went away.
 	_ = w.WriteMsg(answer)
+	if errors.Is(err, errTooMany) && size == dns.MaxMsgSize {
+		w.Close() // the packet filter limits how often it can connect again
+	}
 }
+
+var errTooMany = errors.New("too many queries a second")
 
 // answer is the message to send back; an error is its reason, for the log.
 func (r *resolver) answer(ctx context.Context, source netip.Addr, query *dns.Msg) (*dns.Msg, error) {
+	// The packet filter counts datagrams, and one connection carries many queries.
+	if !r.rates.allow(source, time.Now()) {
+		return failure(query, dns.RcodeServerFailure), errTooMany
+	}
 	if query.Opcode != dns.OpcodeQuery || len(query.Question) != 1 {
 		return failure(query, dns.RcodeNotImplemented), nil
 	}
@@ -334,6 +346,46 @@ func (q *quota) give(source netip.Addr) {
 	if q.use[source]--; q.use[source] <= 0 {
 		delete(q.use, source)
 	}
+}
+
+// rates counts the queries that sandboxes put in a second, however they come.
+type rates struct {
+	rate  rate.Limit
+	burst int
+	idle  time.Duration // after which a limiter is full again, so as if it were new
+	mu    sync.Mutex
+	of    map[netip.Addr]*rated // of the pool's addresses only
+	swept time.Time
+}
+
+type rated struct {
+	*rate.Limiter
+	last time.Time
+}
+
+func newRates(c Config) *rates {
+	return &rates{
+		rate:  rate.Limit(c.QueryRate),
+		burst: int(c.QueryBurst),
+		idle:  time.Duration(float64(c.QueryBurst)/float64(c.QueryRate)*float64(time.Second)) + time.Second,
+		of:    make(map[netip.Addr]*rated),
+	}
+}
+
+func (r *rates) allow(source netip.Addr, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now.Sub(r.swept) >= r.idle {
+		r.swept = now
+		maps.DeleteFunc(r.of, func(_ netip.Addr, l *rated) bool { return now.Sub(l.last) >= r.idle })
+	}
+	l := r.of[source]
+	if l == nil {
+		l = &rated{Limiter: rate.NewLimiter(r.rate, r.burst)}
+		r.of[source] = l
+	}
+	l.last = now
+	return l.AllowN(now, 1)
 }
 
 // limitedListener closes connections of sandboxes that have their quota.

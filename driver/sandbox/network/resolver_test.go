@@ -299,6 +299,71 @@ func TestQueryRate(t *testing.T) {
 	}
 }
 
+// TestQueryRateOfConnections: many queries by few connections are no more than as many datagrams.
+func TestQueryRateOfConnections(t *testing.T) {
+	up := serveNames(t, nameServer)
+	m := start(t, Config{QueryRate: 1, QueryBurst: 5})
+	n, other := sandbox(t, m, 0), sandbox(t, m, 1)
+	begun := time.Now()
+	refused := 0
+	for range 2 {
+		var conn net.Conn
+		inside(t, n.ns, func() (err error) {
+			conn, err = net.Dial("tcp", "198.18.0.1:53")
+			return err
+		})
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(testDeadline))
+		c := &dns.Conn{Conn: conn}
+		for range 25 {
+			query := new(dns.Msg)
+			query.SetQuestion("example.com.", dns.TypeA)
+			if err := c.WriteMsg(query); err != nil {
+				break // closed
+			}
+			answer, err := c.ReadMsg()
+			if err != nil {
+				break
+			}
+			if answer.Rcode == dns.RcodeServerFailure {
+				refused++
+			}
+		}
+	}
+	most := 5 + int32(time.Since(begun)/time.Second) + 1
+	if asked := up.asked.Load(); asked < 5 || asked > most {
+		t.Errorf("%d of 50 queries by TCP pass, want 5 to %d", asked, most)
+	}
+	if refused != 2 {
+		t.Errorf("%d are refused, want one on each connection, which it ends", refused)
+	}
+	if answer, err := lookUp(t, other, "tcp", "example.com.", dns.TypeA); err != nil || answer.Rcode != dns.RcodeSuccess {
+		t.Errorf("neighbour's query: %v, error %v", answer, err)
+	}
+}
+
+func TestRatesForgetWhoIsIdle(t *testing.T) {
+	r := newRates(Config{QueryRate: 10, QueryBurst: 20})
+	now := time.Now()
+	for i := range 100 {
+		for range 20 {
+			if !r.allow(fromV4(uint32(i)), now) {
+				t.Fatal("within the burst, but refused")
+			}
+		}
+	}
+	if r.allow(fromV4(0), now) {
+		t.Error("above the burst, but allowed")
+	}
+	now = now.Add(2900 * time.Millisecond) // all are full again
+	r.allow(fromV4(0), now)
+	now = now.Add(200 * time.Millisecond)
+	r.allow(fromV4(1), now)
+	if len(r.of) != 2 {
+		t.Errorf("%d sources are remembered, want 2", len(r.of))
+	}
+}
+
 func TestResolverConnectionsMax(t *testing.T) {
 	serveNames(t, nameServer)
 	n := sandbox(t, start(t, Config{}), 0)
