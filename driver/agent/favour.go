@@ -33,7 +33,7 @@ const (
 	// together, so that favour is worth something, and favourWhole how long all
 	// their bursts together take it.
 	favourPart  = 0.5
-	favourWhole = 5 * time.Second
+	favourWhole = 2500 * time.Millisecond
 	// activeFrom is the part of a core from which a session uses the CPU at all.
 	activeFrom = 0.002
 )
@@ -79,6 +79,9 @@ func (c *credit) settle(cpu, span time.Duration, part float64) {
 	left := c.left + time.Duration(min(favourRate, favourPart*part)*float64(span)) - cpu
 	if c.spent {
 		left = max(left, min(c.left, 0)) // only what was used in favour is owed
+	}
+	if float64(cpu) < activeFrom*float64(span) {
+		burst = max(burst, min(c.left, favourBurst)) // who rests loses nothing to others' hurry
 	}
 	c.left = min(left, burst)
 	// Back at half of it, so that it does not come and go all the time.
