@@ -250,9 +250,9 @@ type answer struct {
 // begin sends an execute call without waiting for its answer.
 func (s *session) begin(body M) *started {
 	r := &started{s: s, answer: make(chan answer, 1)}
-	call := client.Call{Method: "POST", Path: "/execute", JSON: s.body(body)}
+	ctx, call := s.ctx, client.Call{Method: "POST", Path: "/execute", JSON: s.body(body)}
 	go func() {
-		reply, err := s.api.Do(s.ctx, call)
+		reply, err := s.api.Do(ctx, call)
 		r.answer <- answer{reply, err}
 	}()
 	return r

@@ -5,50 +5,105 @@ package agent
 
 import (
 	"context"
-	"fmt"
-	"os"
-	"strconv"
+	"runtime"
 	"time"
 
 	"github.com/buntime/buntime/driver"
-	"github.com/buntime/buntime/driver/sandbox/cgroup"
 )
 
 // All sessions of a node may want more CPU time together than it has. The
 // weights that Nomad gives divide it fairly, and that is just what hurts: who
 // executes something of 10 ms beside 50 busy loops has to wait for dozens of
-// them after every few milliseconds. So a session that asks for little has more
-// weight than its own, and one that asks for all it can get has no more than
-// that. Figures: docs/performance.md, "Storms".
+// them after every few milliseconds. So a session has more weight than its own
+// for a little CPU time, and no more than that once this is used up. Figures:
+// docs/performance.md, "Storms".
+//
+// How the time was used does not count: what a session can arrange, which thread
+// computes for how long, tells nothing.
 const (
-	// favour is by how much the weight of a session is multiplied that is not
-	// busy. It uses little, so little is taken away from others.
+	// favour is by how much the weight of a session in favour is multiplied.
 	favour = 64
-	// favourEvery is how often it is looked who is busy.
-	favourEvery = 2 * time.Second
-	// busyFrom is the part of that time that a thread ran or wanted to, or the
-	// part of the quota that was used, from which a session is busy.
-	busyFrom = 0.85
-	// idleBelow is the part of a core below which nobody looks at threads.
-	idleBelow = 0.001
-	// manyThreads bounds how many are looked at. A session that has more and
-	// uses the CPU is busy.
-	manyThreads = 512
+	// favourEvery is how often it is looked how much CPU time was used.
+	favourEvery = time.Second
+	// favourBurst and favourRate are the CPU time that a session can use in
+	// favour: at once, and for each second.
+	favourBurst = time.Second
+	favourRate  = 0.05
+	// favourPart is the part of the node that all sessions in favour can have
+	// together, so that favour is worth something, and favourWhole how long all
+	// their bursts together take it.
+	favourPart  = 0.5
+	favourWhole = 2500 * time.Millisecond
+	// activeFrom is the part of a core from which a session uses the CPU at all.
+	activeFrom = 0.002
 )
 
-// load is what is known of a session's use of the CPU.
-type load struct {
-	at      time.Time // of the following; zero before the first look
-	used    time.Duration
-	threads map[int]time.Duration // how long each ran or waited for a core, by tid
-	busy    bool
+// credit is the CPU time that a session may still use in favour.
+type credit struct {
+	left  time.Duration // below zero: what was used above it
+	spent bool          // the session is not in favour
+}
+
+// use is what a session has used in a span of time.
+type use struct {
+	*credit
+	cpu, span time.Duration
+}
+
+// settle accounts for what the sessions of a node with so many cores have used
+// since the last time.
+func settle(cores int, uses []use) {
+	active, favoured := 0, 0
+	for _, u := range uses {
+		if float64(u.cpu) >= activeFrom*float64(u.span) {
+			active++
+			if !u.spent {
+				favoured++
+			}
+		}
+	}
+	for _, u := range uses {
+		// Out of favour one has to use less than one's part beside all others.
+		sharing := favoured
+		if u.spent {
+			sharing = active
+		}
+		u.settle(u.cpu, u.span, float64(cores)/float64(max(sharing, 1)))
+	}
+}
+
+// settle accounts for the CPU time used in a span. part is the session's part of
+// the node, in cores, if all that share it want to compute.
+func (c *credit) settle(cpu, span time.Duration, part float64) {
+	burst := min(favourBurst, time.Duration(part*float64(favourWhole)))
+	left := c.left + time.Duration(min(favourRate, favourPart*part)*float64(span)) - cpu
+	if c.spent {
+		left = max(left, min(c.left, 0)) // only what was used in favour is owed
+	}
+	if float64(cpu) < activeFrom*float64(span) {
+		burst = max(burst, min(c.left, favourBurst)) // who rests loses nothing to others' hurry
+	}
+	c.left = min(left, burst)
+	// Back at half of it, so that it does not come and go all the time.
+	if c.spent {
+		c.spent = c.left < burst/2
+	} else {
+		c.spent = c.left <= 0
+	}
+}
+
+// account is what keepFavour knows of a session.
+type account struct {
+	credit
+	at   time.Time // of used; zero before the first look
+	used time.Duration
 }
 
 // keepFavour looks after the weights of sessions until ctx is done.
 func (a *Agent) keepFavour(ctx context.Context) {
 	tick := time.NewTicker(favourEvery)
 	defer tick.Stop()
-	known := map[*instance]*load{}
+	known := map[*instance]*account{}
 	for {
 		select {
 		case <-tick.C:
@@ -56,7 +111,7 @@ func (a *Agent) keepFavour(ctx context.Context) {
 			return
 		}
 		a.mu.Lock()
-		live := make(map[*instance]*load, len(a.instances))
+		live := make(map[*instance]*account, len(a.instances))
 		for i := range a.instances {
 			if i.task.Session != nil {
 				live[i] = known[i]
@@ -64,96 +119,47 @@ func (a *Agent) keepFavour(ctx context.Context) {
 		}
 		a.mu.Unlock()
 		known = live
-		for i, l := range live {
-			if l == nil {
-				l = new(load)
-				live[i] = l
-			}
-			i.look(l)
+		a.lookAll(live)
+	}
+}
+
+// lookAll sees what each session has used and changes the weights of those that
+// come into favour or fall out of it.
+func (a *Agent) lookAll(live map[*instance]*account) {
+	uses := make([]use, 0, len(live))
+	looked := make(map[*instance]bool, len(live)) // whether it was in favour
+	for i, acc := range live {
+		g := i.box.Group()
+		if g == nil {
+			continue
+		}
+		used, err := g.CPU()
+		if err != nil {
+			continue // it is just ending
+		}
+		now := time.Now()
+		if acc == nil {
+			acc = &account{credit: credit{left: favourBurst}}
+			live[i] = acc
+			i.setFavour(true) // it may be another process that set it
+		} else {
+			uses = append(uses, use{&acc.credit, used - acc.used, now.Sub(acc.at)})
+			looked[i] = !acc.spent
+		}
+		acc.at, acc.used = now, used
+	}
+	settle(runtime.NumCPU(), uses)
+	for i, before := range looked {
+		if favoured := !live[i].spent; favoured != before {
+			i.setFavour(favoured)
 		}
 	}
 }
 
-// look sees whether a session is busy and changes its weight if that is new.
-func (i *instance) look(l *load) {
-	g := i.box.Group()
-	if g == nil {
-		return
-	}
-	used, err := g.CPU()
-	if err != nil {
-		return // it is just ending
-	}
-	now := time.Now()
-	first, span := l.at.IsZero(), now.Sub(l.at)
-	part := float64(used-l.used) / float64(span)
-	l.at, l.used = now, used
-	busy := false
-	switch quota := i.task.Limits.CPUCores; {
-	case first:
-	case part < idleBelow && !l.busy:
-		l.threads = nil
-	case quota > 0 && part >= busyFrom*quota:
-		busy = true
-	default:
-		busy = l.persistent(g, time.Duration(busyFrom*float64(span)))
-	}
-	if busy == l.busy && !first { // at first it may be another process that set it
-		return
-	}
-	l.busy = busy
-	if err := g.SetCPUShares(sharesOf(i.task, !busy)); err != nil {
+func (i *instance) setFavour(favoured bool) {
+	if err := i.box.Group().SetCPUShares(sharesOf(i.task, favoured)); err != nil {
 		i.agent.log.Debug("could not change the weight of a session", "task", i.task.ID, "error", err)
 	}
-}
-
-// persistent tells whether some thread has run or waited for a core for at least
-// so long since the last look. What executes and ends in between has not.
-func (l *load) persistent(g *cgroup.Group, least time.Duration) bool {
-	before := l.threads
-	l.threads = map[int]time.Duration{}
-	pids, err := g.Pids()
-	if err != nil {
-		return false
-	}
-	found := false
-	for _, pid := range pids {
-		tids, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
-		if err != nil {
-			continue // it has ended
-		}
-		for _, entry := range tids {
-			if len(l.threads) == manyThreads {
-				return true
-			}
-			tid, err := strconv.Atoi(entry.Name())
-			if err != nil {
-				continue
-			}
-			wanted, err := schedstat(pid, tid)
-			if err != nil {
-				continue
-			}
-			l.threads[tid] = wanted
-			if earlier, known := before[tid]; known && wanted-earlier >= least {
-				found = true
-			}
-		}
-	}
-	return found
-}
-
-// schedstat returns how long a thread has run, and waited for a core to run on.
-func schedstat(pid, tid int) (time.Duration, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/schedstat", pid, tid))
-	if err != nil {
-		return 0, err
-	}
-	var run, wait int64
-	if _, err := fmt.Sscan(string(text), &run, &wait); err != nil {
-		return 0, err
-	}
-	return time.Duration(run + wait), nil
 }
 
 // sharesOf is the weight of a session's task, with or without favour.

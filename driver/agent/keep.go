@@ -345,16 +345,10 @@ const (
 
 // rest brings the session to deep sleep as far as it is in the store, and the note
 // in KV says so. letGo has to follow.
-<<<<<<< HEAD
 func (i *instance) rest(ctx context.Context, s *Session, way how) error {
 	err := s.life.rest(ctx, way, func(ctx context.Context) error {
 		s.awaitRecords(ctx)
 		s.noteProcesses()
-=======
-func (i *instance) rest(ctx context.Context, s *Session, forced, yielding bool) error {
-	err := s.life.rest(ctx, forced, yielding, func(ctx context.Context) error {
-		s.noteProcesses(ctx)
->>>>>>> fixa
 		err := s.keeper.save(ctx, true)
 		if errors.Is(err, driver.ErrFenced) {
 			s.log.Error("the session is over here, or lives elsewhere; what is here does not count any more")
@@ -449,26 +443,27 @@ func (s *Session) interrupt() {
 	}
 }
 
+// lookTimeout bounds the look at what runs: how many processes there are is the
+// session's to choose.
+const lookTimeout = 2 * time.Second
+
 // lookAround remembers what runs, for noteProcesses, while it still does: gVisor
 // tells nothing of processes that stand still.
 func (s *Session) lookAround() {
-	list := s.processes()
+	ctx, cancel := context.WithTimeout(s.ctx, lookTimeout)
+	defer cancel()
+	list := s.processes(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ranLast = list
 }
 
 // noteProcesses keeps, in the session's history, what ran when it went to sleep.
-<<<<<<< HEAD
 func (s *Session) noteProcesses() {
 	s.mu.Lock()
 	list := s.ranLast
 	s.mu.Unlock()
 	b, err := json.Marshal(map[string]any{"at": timestamp(time.Now()), "processes": list})
-=======
-func (s *Session) noteProcesses(ctx context.Context) {
-	b, err := json.Marshal(map[string]any{"at": timestamp(time.Now()), "processes": s.processes(ctx)})
->>>>>>> fixa
 	if err == nil {
 		_, err = s.files.write("path", ".buntime/sleeps/"+strconv.FormatUint(s.Epoch, 10)+".json", b)
 	}

@@ -26,7 +26,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fail(errors.New("usage: storm files PROCESSES | one | objects | connect ADDRESS COUNT | serve COUNT | sockets COUNT"))
+		fail(errors.New("usage: storm files PROCESSES | one | objects | connect ADDRESS COUNT | knock ADDRESS | serve COUNT | sockets COUNT"))
 	}
 	number := func(i int) int {
 		n, err := strconv.Atoi(os.Args[i])
@@ -48,6 +48,8 @@ func main() {
 	case "connect":
 		say(map[string]int{"connections": connect(os.Args[2], number(3))})
 		hold()
+	case "knock":
+		knock(os.Args[2])
 	case "sockets":
 		sockets(number(2))
 	default:
@@ -259,6 +261,21 @@ func connect(address string, count int) int {
 		}
 	}
 	return n
+}
+
+// knock opens connections to an address that need not answer, one after the
+// other at 64 places, and waits for none.
+func knock(address string) {
+	for range 64 {
+		go func() {
+			for {
+				if c, err := net.DialTimeout("tcp", address, 50*time.Millisecond); err == nil {
+					_ = c.Close()
+				}
+			}
+		}()
+	}
+	hold()
 }
 
 // sockets fills the buffers of connections to itself that nobody reads.

@@ -10,24 +10,28 @@ import (
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/cgroups/fs"
+	"github.com/opencontainers/cgroups/fscommon"
 )
 
-// CPU is how much CPU time the session has used since its start.
+// CPU is how much CPU time the session and its init have used since their start:
+// all that the weight of SetCPUShares counts for.
 func (g *Group) CPU() (time.Duration, error) {
-	var s Stats
-	if err := s.readCPU(g.session(g.lay.cpuacct), g.lay.hierarchies[g.lay.cpuacct].v2); err != nil {
+	dir, h := g.dirs[g.lay.cpuacct], g.lay.hierarchies[g.lay.cpuacct]
+	var used time.Duration
+	var err error
+	if h.v2 {
+		var s Stats
+		err = s.readCPU(dir, true)
+		used = s.CPU
+	} else {
+		var n uint64
+		n, err = fscommon.GetCgroupParamUint(dir, "cpuacct.usage")
+		used = time.Duration(n)
+	}
+	if err != nil {
 		return 0, fmt.Errorf("read CPU time of %s: %w", g.scope.Path, err)
 	}
-	return s.CPU, nil
-}
-
-// Pids lists the processes of all executions, as Execution.Pids.
-func (g *Group) Pids() ([]int, error) {
-	pids, err := cgroups.GetAllPids(g.session(g.lay.kill))
-	if err != nil {
-		return nil, fmt.Errorf("list processes of %s: %w", g.scope.Path, err)
-	}
-	return pids, nil
+	return used, nil
 }
 
 // SetCPUShares changes the weight against the node's other tasks, as

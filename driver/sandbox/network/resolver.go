@@ -144,13 +144,18 @@ func (r *resolver) ServeDNS(w dns.ResponseWriter, query *dns.Msg) {
 	answer.Truncate(size)
 	// A client that does not take its answer asks again or went away.
 	_ = w.WriteMsg(answer)
+	if errors.Is(err, errTooMany) && size == dns.MaxMsgSize {
+		w.Close() // the packet filter limits how often it can connect again
+	}
 }
+
+var errTooMany = errors.New("too many queries a second")
 
 // answer is the message to send back; an error is its reason, for the log.
 func (r *resolver) answer(ctx context.Context, source netip.Addr, query *dns.Msg) (*dns.Msg, error) {
-	// The packet filter counts datagrams, and many queries come by one connection.
+	// The packet filter counts datagrams, and one connection carries many queries.
 	if !r.rates.allow(source, time.Now()) {
-		return failure(query, dns.RcodeServerFailure), fmt.Errorf("more than %d queries a second", r.config.QueryRate)
+		return failure(query, dns.RcodeServerFailure), errTooMany
 	}
 	if query.Opcode != dns.OpcodeQuery || len(query.Question) != 1 {
 		return failure(query, dns.RcodeNotImplemented), nil

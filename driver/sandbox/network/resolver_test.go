@@ -305,6 +305,7 @@ func TestQueryRateOfConnections(t *testing.T) {
 	m := start(t, Config{QueryRate: 1, QueryBurst: 5})
 	n, other := sandbox(t, m, 0), sandbox(t, m, 1)
 	begun := time.Now()
+	refused := 0
 	for range 2 {
 		var conn net.Conn
 		inside(t, n.ns, func() (err error) {
@@ -318,20 +319,23 @@ func TestQueryRateOfConnections(t *testing.T) {
 			query := new(dns.Msg)
 			query.SetQuestion("example.com.", dns.TypeA)
 			if err := c.WriteMsg(query); err != nil {
-				t.Fatal(err)
+				break // closed
 			}
 			answer, err := c.ReadMsg()
 			if err != nil {
-				t.Fatal(err)
+				break
 			}
-			if answer.Rcode != dns.RcodeSuccess && answer.Rcode != dns.RcodeServerFailure {
-				t.Fatalf("answer %s", dns.RcodeToString[answer.Rcode])
+			if answer.Rcode == dns.RcodeServerFailure {
+				refused++
 			}
 		}
 	}
 	most := 5 + int32(time.Since(begun)/time.Second) + 1
 	if asked := up.asked.Load(); asked < 5 || asked > most {
 		t.Errorf("%d of 50 queries by TCP pass, want 5 to %d", asked, most)
+	}
+	if refused != 2 {
+		t.Errorf("%d are refused, want one on each connection, which it ends", refused)
 	}
 	if answer, err := lookUp(t, other, "tcp", "example.com.", dns.TypeA); err != nil || answer.Rcode != dns.RcodeSuccess {
 		t.Errorf("neighbour's query: %v, error %v", answer, err)
