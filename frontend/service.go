@@ -46,6 +46,7 @@ type Service struct {
 	Now func() time.Time
 
 	cache   cache
+	missing missing
 	flights singleflight.Group
 	// Writes that no answer waits for.
 	background sync.WaitGroup
@@ -186,13 +187,7 @@ func (s *Service) place(ctx context.Context, sess *Session) (*Session, error) {
 	if sess.Placed() {
 		return sess, nil
 	}
-	if sess.State == StateDeepSleep {
-		return s.wake(ctx, sess.ID)
-	}
-	defer timing.Start(ctx, "claim")()
-	return share(ctx, &s.flights, "place "+sess.ID, claimTimeout, func(ctx context.Context) (*Session, error) {
-		return s.awaitClaim(ctx, sess, 0)
-	})
+	return s.wake(ctx, sess.ID)
 }
 
 // awaitClaim waits for the claim of a session that is starting, and notes it.

@@ -5,6 +5,7 @@ package frontend
 
 import (
 	"encoding/json"
+	"strconv"
 	"strings"
 	"time"
 
@@ -154,10 +155,19 @@ func ValidID(id string) bool {
 	return ok && rest != "" && len(id) <= idLongest && strings.Trim(rest, idAlphabet) == ""
 }
 
-// Label is the session id as a host label and job id, which take no underscore.
+// Label is the session id as a host label, which takes no underscore.
 func Label(id string) string { return labelPrefix + strings.TrimPrefix(id, idPrefix) }
 
-// FromLabel is the session id that a host label or job id stands for; the form
+// JobID is the id of the job of a session's epoch. No two lives share one, so that
+// a late stop of one cannot hit the next: Nomad has no compare-and-swap for that.
+func JobID(id string, epoch uint64) string {
+	if epoch <= firstEpoch {
+		return Label(id)
+	}
+	return Label(id) + "-" + strconv.FormatUint(epoch, 10)
+}
+
+// FromLabel is the session id that a host label stands for; the form
 // with an underscore is taken too. It is "" if the label is no session's.
 func FromLabel(label string) string {
 	rest, ok := strings.CutPrefix(label, labelPrefix)

@@ -48,8 +48,8 @@ type Store interface {
 	// Rest reads what the node of an epoch has noted of the session's workspace.
 	// ErrNotFound if it has noted nothing.
 	Rest(ctx context.Context, id string, epoch uint64) (claim.Rest, error)
-	// Seal ends an epoch whose node is given up and returns what counts of it: what
-	// the node had noted before, which may be that the session sleeps.
+	// Seal ends an epoch for good and returns what counts of it: what the node had
+	// noted before, which may be that the session sleeps. Nothing can be noted after.
 	Seal(ctx context.Context, id string, epoch uint64) (claim.Rest, error)
 	// Kept says whether there is a snapshot of a session from any epoch.
 	Kept(ctx context.Context, id string) (bool, error)
@@ -58,20 +58,27 @@ type Store interface {
 	Ready(ctx context.Context) error
 }
 
-// Scheduler runs one job per awake session. The rules for Store hold here too.
+// Scheduler runs one job for each awake life of a session. The rules for Store hold
+// here too.
 type Scheduler interface {
-	// Start registers the session's job. ErrExists if there is one of its name.
+	// Start registers the job of the session's epoch. ErrExists if there is one.
 	Start(ctx context.Context, s *Session) error
-	// Stop removes the session's job and everything it runs. No error if there
-	// is none.
-	Stop(ctx context.Context, id string) error
+	// Stop removes the job of a session's epoch and everything it runs. No error if
+	// there is none.
+	Stop(ctx context.Context, id string, epoch uint64) error
+	// StopAll removes the jobs of all epochs of a session.
+	StopAll(ctx context.Context, id string) error
 	// Jobs lists the jobs of all sessions.
 	Jobs(ctx context.Context) ([]Job, error)
-	// Lost says whether nothing more will come of what the session's job runs, as far
-	// as the scheduler knows: it has ended, or its node is away.
-	Lost(ctx context.Context, id string) (bool, error)
-	// Explain says in words why a session's job has not started, for the log.
-	Explain(ctx context.Context, id string) string
+	// Lost says whether nothing more will come of what the job of a session's epoch
+	// runs, as far as the scheduler knows: it has ended, or its node is away. A task
+	// that was told to stop and is still saving is not lost. ErrNotFound if the
+	// scheduler knows nothing of such a job: it never was, or it was purged, and what
+	// it ran may be at it still.
+	Lost(ctx context.Context, id string, epoch uint64) (bool, error)
+	// Explain says in words why the job of a session's epoch has not started, for
+	// the log.
+	Explain(ctx context.Context, id string, epoch uint64) string
 	// Ready says whether the scheduler answers.
 	Ready(ctx context.Context) error
 }
@@ -84,10 +91,11 @@ type Objects interface {
 	Sessions(ctx context.Context) iter.Seq2[string, error]
 }
 
-// Job is a session's job.
+// Job is the job of a session's epoch.
 type Job struct {
 	Session string // the session's id
-	Dead    bool   // its task is over, whatever the reason
+	Epoch   uint64
+	Dead    bool // its task is over, or was told to end
 }
 
 // Node asks the node agent that carries a session.

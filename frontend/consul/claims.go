@@ -113,7 +113,7 @@ func (s *Store) Seal(ctx context.Context, id string, epoch uint64) (claim.Rest, 
 		if err != nil && !errors.Is(err, frontend.ErrNotFound) {
 			return rest, err
 		}
-		if rest.Over() {
+		if rest.Sealed {
 			return rest, nil
 		}
 		rest.Session, rest.Epoch, rest.Sealed = id, epoch, true

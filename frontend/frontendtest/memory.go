@@ -305,7 +305,7 @@ func (s *Store) Rest(ctx context.Context, id string, epoch uint64) (claim.Rest, 
 // Seal implements frontend.Store.
 func (s *Store) Seal(ctx context.Context, id string, epoch uint64) (claim.Rest, error) {
 	r, err := s.Rest(ctx, id, epoch)
-	if err != nil && !errors.Is(err, frontend.ErrNotFound) || r.Over() {
+	if err != nil && !errors.Is(err, frontend.ErrNotFound) || r.Sealed {
 		return r, err
 	}
 	r.Session, r.Epoch, r.Sealed = id, epoch, true
