@@ -18,40 +18,63 @@ import (
 // workspace has that the store has not.
 const sleepTimeout = 2 * time.Minute
 
+// awayTimeout is how long Sleep looks for a session that does not answer, pause how
+// long between two looks.
+const (
+	awayTimeout = 5 * time.Second
+	awayPause   = 100 * time.Millisecond
+)
+
 // Sleep brings an account's session to the state idle or deep-sleep, and returns
 // once it is there. While somebody uses it that is CodeSessionBusy, unless force.
 func (s *Service) Sleep(ctx context.Context, account, id string, state State, force bool) (*Session, error) {
-	sess, err := s.own(ctx, account, id)
-	if err != nil {
-		return nil, err
-	}
-	if sess.State == StateDeepSleep {
-		if state == StateDeepSleep {
+	for begin := s.Now(); ; {
+		sess, err := s.own(ctx, account, id)
+		if err != nil {
+			return nil, err
+		}
+		if sess.State == StateDeepSleep && state == StateDeepSleep {
 			return sess, nil
 		}
 		if sess, err = s.place(ctx, sess); err != nil {
 			return nil, err
 		}
-	} else if sess, err = s.place(ctx, sess); err != nil {
-		return nil, err
+		err = s.Node.Sleep(ctx, sess, state, force)
+		switch {
+		case err == nil && state == StateDeepSleep:
+			s.Forget(id)
+			return s.settle(ctx, sess, false)
+		case err == nil:
+			return sess, nil
+		case !errors.Is(err, ErrAway):
+			return nil, err
+		}
+		// It may sleep already, or live elsewhere. To tell it twice does no harm.
+		s.Forget(id)
+		if merr := s.Moved(ctx, sess); merr != nil {
+			return nil, merr
+		}
+		if s.Now().Sub(begin) >= awayTimeout {
+			return nil, fmt.Errorf("%w; %w", Unavailable("the session's node does not answer at the moment; try again"), err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(awayPause):
+		}
 	}
-	if err := s.Node.Sleep(ctx, sess, state, force); err != nil {
-		return nil, err
-	}
-	if state != StateDeepSleep {
-		return sess, nil
-	}
-	s.Forget(id)
-	return s.settle(ctx, sess, false)
 }
 
-// Asleep says whether an account's session is in deep sleep, without waking it.
-func (s *Service) Asleep(ctx context.Context, account, id string) (bool, error) {
+// ResolveAwake is Resolve, but a session in deep sleep is ErrAsleep and stays so.
+func (s *Service) ResolveAwake(ctx context.Context, account, id string) (*Session, error) {
 	sess, err := s.own(ctx, account, id)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	return sess.State == StateDeepSleep, nil
+	if sess.State == StateDeepSleep {
+		return nil, fmt.Errorf("look for %s: %w", id, ErrAsleep)
+	}
+	return s.place(ctx, sess)
 }
 
 // Moved is to be called when a session does not answer where its record has it. It

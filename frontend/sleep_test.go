@@ -5,6 +5,8 @@ package frontend_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"iter"
 	"sync"
 	"testing"
@@ -54,8 +56,8 @@ func TestSleepAndWake(t *testing.T) {
 	if err != nil || info.State != frontend.StateDeepSleep || info.FilesCount != 3 || info.Durability == nil || info.Durability.LastCheckpoint == "" {
 		t.Errorf("%+v %+v %v", got, info, err)
 	}
-	if asleep, err := w.Asleep(t.Context(), "acme", sess.ID); err != nil || !asleep {
-		t.Errorf("asleep %t, %v", asleep, err)
+	if _, err := w.ResolveAwake(t.Context(), "acme", sess.ID); !errors.Is(err, frontend.ErrAsleep) {
+		t.Errorf("a session that sleeps: %v", err)
 	}
 
 	// Whoever comes, at whichever front-end: one life more.
@@ -73,6 +75,50 @@ func TestSleepAndWake(t *testing.T) {
 	for _, s := range others {
 		s.Close()
 	}
+}
+
+// TestSleepOfWhatSleeps: the session went to sleep by itself, and nobody has noted
+// it yet.
+func TestSleepOfWhatSleeps(t *testing.T) {
+	w := newWorld(t)
+	sess := w.created(t)
+	asked := 0
+	w.node.sleep = func(sess *frontend.Session) error {
+		if asked++; asked == 1 {
+			return fmt.Errorf("test: %w", frontend.ErrAway) // for a moment
+		}
+		w.store.PutRest(rest(sess, true))
+		return fmt.Errorf("test: %w", frontend.ErrAway)
+	}
+	got, err := w.Sleep(t.Context(), "acme", sess.ID, frontend.StateDeepSleep, false)
+	if err != nil || got.State != frontend.StateDeepSleep || asked != 2 {
+		t.Errorf("%+v, %v, asked %d times", got, err, asked)
+	}
+	w.Close()
+	if w.scheduler.Starts != 1 {
+		t.Errorf("%d jobs were started", w.scheduler.Starts)
+	}
+	// To be idle it has to be awake.
+	w.node.sleep = func(sess *frontend.Session) error {
+		if sess.Epoch != 2 {
+			t.Errorf("epoch %d was told to be idle", sess.Epoch)
+		}
+		return nil
+	}
+	if _, err := w.Sleep(t.Context(), "acme", sess.ID, frontend.StateIdle, false); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestSleepWithoutNode says so after a while.
+func TestSleepWithoutNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		sess := w.created(t)
+		w.node.sleep = func(*frontend.Session) error { return fmt.Errorf("test: %w", frontend.ErrAway) }
+		_, err := w.Sleep(t.Context(), "acme", sess.ID, frontend.StateDeepSleep, false)
+		wantCode(t, "sleep", err, frontend.CodeServiceUnavailable)
+	})
 }
 
 // TestMoved lets a node put a session to sleep by itself.
