@@ -38,7 +38,7 @@ func (s *Service) Run(ctx context.Context) {
 
 // Reap ends what has no owner any more and completes what a crash left
 // halfway: expired sessions, sessions that never started, sessions whose job
-// is dead, jobs and claims without a session.
+// is lost, and whatever is of no session.
 func (s *Service) Reap(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, reapTimeout, fmt.Errorf("reap not done in %v", reapTimeout))
 	defer cancel()
@@ -48,9 +48,9 @@ func (s *Service) Reap(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list jobs: %w", err)
 	}
-	claims, err := s.Store.Claims(ctx)
+	traces, err := s.Store.Traces(ctx)
 	if err != nil {
-		return fmt.Errorf("list claims: %w", err)
+		return fmt.Errorf("list claims, notes and keys: %w", err)
 	}
 	stored, err := s.stored(ctx)
 	if err != nil {
@@ -83,7 +83,7 @@ func (s *Service) Reap(ctx context.Context) error {
 			work.Go(func() error { return s.Scheduler.Stop(ctx, j.Session, j.Epoch) })
 		}
 	}
-	for _, id := range claims {
+	for _, id := range traces {
 		lost[id] = known[id] == nil
 	}
 	for _, id := range stored {

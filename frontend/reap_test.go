@@ -103,7 +103,7 @@ func TestReapWithoutScheduler(t *testing.T) {
 	s := w.create(t, "a")
 	w.Close()
 	w.forward(time.Hour)
-	for _, method := range []string{"Jobs", "Claims", "GetMany"} {
+	for _, method := range []string{"Jobs", "Traces", "GetMany"} {
 		fail := func(m string) error {
 			if m == method {
 				return fmt.Errorf("test: %w", frontend.ErrUnavailable)

@@ -94,7 +94,7 @@ func (w *world) empty(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	claims, err := w.store.Claims(t.Context())
+	claims, err := w.store.Traces(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -234,6 +234,30 @@ func (s *Session) asleep(rest claim.Rest, lived bool, now time.Time) *Session {
 // gigabytes at worst.
 const wakeTimeout = 60 * time.Second
 
+// LastSnapshot is the epoch of the last snapshot that was noted in the epochs before
+// one; 0 if there was none.
+func LastSnapshot(rests []claim.Rest, before uint64) (epoch uint64) {
+	for _, rest := range rests {
+		if rest.Epoch < before && !rest.Snapshot.IsZero() {
+			epoch = max(epoch, rest.Epoch)
+		}
+	}
+	return epoch
+}
+
+// prune removes, in the background, what a session's lives have left behind that
+// came before the one it has woken from.
+func (s *Service) prune(ctx context.Context, sess *Session) {
+	if sess.Epoch <= firstEpoch+1 {
+		return
+	}
+	s.later(ctx, func(ctx context.Context) {
+		if err := s.Store.Prune(ctx, sess.ID, sess.Epoch-1); err != nil {
+			s.Log.Warn("remove what is left of earlier lives; the next wake will", "session", sess.ID, "err", err)
+		}
+	})
+}
+
 // lookAgain is how often who waits for a claim looks whether there will be one.
 const lookAgain = time.Second
 
@@ -314,6 +338,7 @@ func (s *Session) next(now time.Time) *Session {
 func (s *Service) startAgain(ctx context.Context, sess *Session) (*Session, error) {
 	placed, err := s.startJob(ctx, sess)
 	if err == nil {
+		s.prune(ctx, sess)
 		return placed, nil
 	}
 	// It sleeps as before, and the next request tries again.

@@ -404,6 +404,55 @@ func TestStopOfTheLifeBefore(t *testing.T) {
 	}
 }
 
+// TestNoteOfADeletedSession: a checkpoint that was under way when the session was
+// deleted is noted after that.
+func TestNoteOfADeletedSession(t *testing.T) {
+	w := newWorld(t)
+	sess := w.created(t)
+	if err := w.Delete(t.Context(), "acme", sess.ID); err != nil {
+		t.Fatal(err)
+	}
+	w.store.PutRest(rest(sess, false))
+	o := &objects{}
+	w.Objects = o
+	if err := w.Reap(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.empty(t)
+	if len(o.removed) != 1 || o.removed[0] != sess.ID {
+		t.Errorf("removed objects of %v, want %s", o.removed, sess.ID)
+	}
+}
+
+// TestOldLivesGo: of a session that sleeps and wakes often, no more is kept than of
+// another.
+func TestOldLivesGo(t *testing.T) {
+	w := newWorld(t)
+	sess := w.created(t)
+	for range 5 {
+		w.store.PutRest(rest(sess, true))
+		if err := w.Moved(t.Context(), sess); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if sess, err = w.Resolve(t.Context(), "acme", sess.ID); err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+	}
+	for epoch := uint64(1); epoch <= 6; epoch++ {
+		_, err := w.store.Claim(t.Context(), sess.ID, epoch)
+		if errors.Is(err, frontend.ErrNotFound) != (epoch < 5) {
+			t.Errorf("claim of epoch %d: %v", epoch, err)
+		}
+		// The last but one before is kept too: the last may have come to nothing.
+		_, err = w.store.Rest(t.Context(), sess.ID, epoch)
+		if errors.Is(err, frontend.ErrNotFound) != (epoch < 4 || epoch == 6) {
+			t.Errorf("rest of epoch %d: %v", epoch, err)
+		}
+	}
+}
+
 type lateStop struct {
 	*frontendtest.Scheduler
 	late chan struct{}

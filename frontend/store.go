@@ -39,8 +39,13 @@ type Store interface {
 	// is one. since, if not 0, is a Version of the record before which there
 	// was surely none: it saves looking first.
 	WaitClaim(ctx context.Context, id string, epoch, since uint64) (claim.Claim, error)
-	// Claims lists the ids of sessions that have claims.
-	Claims(ctx context.Context) ([]string, error)
+	// Traces lists, each once, the ids of the sessions of which nodes have written
+	// anything: claims, notes of snapshots, the key to them.
+	Traces(ctx context.Context) ([]string, error)
+	// Prune removes what the epochs of a session before one have left of claims and
+	// of notes, but for the note of the last snapshot among these and what came
+	// after it: that snapshot may be all there is.
+	Prune(ctx context.Context, id string, before uint64) error
 	// DropClaims removes all claims of a session, what its nodes have noted of its
 	// snapshots, and the key to them. No error if there are none.
 	DropClaims(ctx context.Context, id string) error
