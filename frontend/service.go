@@ -79,12 +79,9 @@ func (s *Service) Get(ctx context.Context, account, id string) (*Session, Info, 
 		return nil, Info{}, err
 	}
 	known := Info{State: sess.State.Public(), LastActive: sess.LastActive, NextTransition: &Transition{To: "expired", At: sess.Expires}}
+	known.Durability = sess.durability(nil)
 	if sess.State == StateDeepSleep {
 		known.FilesCount = sess.Files
-		known.Durability = &Durability{Lost: sess.Lost}
-		if !sess.Checkpoint.IsZero() {
-			known.Durability.LastCheckpoint = sess.Checkpoint.UTC().Format(time.RFC3339)
-		}
 	}
 	if !sess.Placed() {
 		return sess, known, nil
@@ -101,7 +98,7 @@ func (s *Service) Get(ctx context.Context, account, id string) (*Session, Info, 
 		s.Log.Warn("ask node about session", "session", id, "err", err)
 		return sess, known, nil
 	}
-	info.State = info.State.Public()
+	info.State, info.Durability = info.State.Public(), sess.durability(info.Durability)
 	if info.LastActive.Before(sess.LastActive) {
 		info.LastActive = sess.LastActive
 	}

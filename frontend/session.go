@@ -63,9 +63,9 @@ type Session struct {
 	LastActive time.Time       `json:"lastActive"`
 	Metadata   json.RawMessage `json:"metadata"`
 
-	// Files, Checkpoint and Lost are of a session in deep sleep: how many files its
-	// workspace has, the moment that it is of, and whether what came after that
-	// moment was lost with a node.
+	// Files, Checkpoint and Lost are of the last time that the session came to deep
+	// sleep: how many files its workspace had, the moment that it is of, and whether
+	// what came after that moment was lost with a node.
 	Files      int       `json:"files,omitempty"`
 	Checkpoint time.Time `json:"checkpoint,omitzero"`
 	Lost       bool      `json:"lost,omitempty"`
@@ -76,6 +76,24 @@ type Session struct {
 
 // Placed says whether it is known where the session answers.
 func (s *Session) Placed() bool { return s.Claim.API != "" && s.Claim.Epoch == s.Epoch }
+
+// durability is what its node tells of a session's durability, nil if it does not,
+// with what only the record knows: how the lives before ended. What was lost stays
+// lost for as long as a life lasts that began without it.
+func (s *Session) durability(told *Durability) *Durability {
+	if told == nil && s.State != StateDeepSleep && !s.Lost && s.Checkpoint.IsZero() {
+		return nil // its first life
+	}
+	var d Durability
+	if told != nil {
+		d = *told
+	}
+	d.Lost = d.Lost || s.Lost
+	if d.LastCheckpoint == "" && !s.Checkpoint.IsZero() {
+		d.LastCheckpoint = s.Checkpoint.UTC().Format(time.RFC3339)
+	}
+	return &d
+}
 
 // Expired says whether the session's time is over.
 func (s *Session) Expired(now time.Time) bool { return !now.Before(s.Expires) }

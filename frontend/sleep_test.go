@@ -453,6 +453,58 @@ func TestOldLivesGo(t *testing.T) {
 	}
 }
 
+// TestLostStaysTrue for the life that begins without what was lost, and no longer.
+func TestLostStaysTrue(t *testing.T) {
+	w := newWorld(t)
+	sess := w.created(t)
+	w.store.PutRest(rest(sess, false))
+	w.scheduler.End(sess.ID, 1)
+	if err := w.Moved(t.Context(), sess); err != nil {
+		t.Fatal(err)
+	}
+	told := &frontend.Durability{Dirty: true}
+	look := func(state frontend.State, lost bool) {
+		t.Helper()
+		_, info, err := w.Get(t.Context(), "acme", sess.ID)
+		if err != nil || info.State != state || info.Durability == nil || info.Durability.Lost != lost || info.Durability.LastCheckpoint == "" {
+			t.Errorf("%+v %+v, %v, want lost %t", info, info.Durability, err, lost)
+		}
+		if told.Lost || told.LastCheckpoint != "" {
+			t.Error("what the node told was changed")
+		}
+	}
+	look(frontend.StateDeepSleep, true)
+	awake, err := w.Resolve(t.Context(), "acme", sess.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.node.info = frontend.Info{State: frontend.StateActive, Durability: told}
+	look(frontend.StateActive, true)
+	w.node.err = errors.New("no answer")
+	look(frontend.StateActive, true)
+	w.Close()
+	w.store.PutRest(rest(awake, true))
+	if err := w.Moved(t.Context(), awake); err != nil {
+		t.Fatal(err)
+	}
+	look(frontend.StateDeepSleep, false)
+
+	// A life with nothing noted before its node was lost: that is lost, and what was
+	// known before it is still there.
+	if awake, err = w.Resolve(t.Context(), "acme", sess.ID); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	w.scheduler.End(sess.ID, awake.Epoch)
+	if err := w.Moved(t.Context(), awake); err != nil {
+		t.Fatal(err)
+	}
+	look(frontend.StateDeepSleep, true)
+	if r, err := w.store.Get(t.Context(), sess.ID); err != nil || r.Files != 3 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
 type lateStop struct {
 	*frontendtest.Scheduler
 	late chan struct{}
