@@ -70,6 +70,10 @@ type Session struct {
 	Checkpoint time.Time `json:"checkpoint,omitzero"`
 	Lost       bool      `json:"lost,omitempty"`
 
+	// Failures counts the lives in a row, up to the last, of which nothing came: no
+	// node took the session, or none could restore it.
+	Failures int `json:"failures,omitempty"`
+
 	// Version is the Store's, for compare-and-swap: 0 is a record not stored yet.
 	Version uint64 `json:"-"`
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -223,6 +224,9 @@ func (s *Session) asleep(rest claim.Rest, lived bool, now time.Time) *Session {
 	if !rest.Snapshot.IsZero() {
 		n.Files, n.Checkpoint = rest.Files, rest.Snapshot.Taken.UTC().Truncate(time.Second)
 	}
+	if n.Failures++; !rest.Snapshot.IsZero() {
+		n.Failures = 0
+	}
 	if lived {
 		// A node that was given up may have had more than it had stored.
 		n.Lost = !rest.Asleep
@@ -281,6 +285,9 @@ func (s *Service) wake(ctx context.Context, id string) (*Session, error) {
 			case sess.Placed():
 				return sess, nil
 			case sess.State == StateDeepSleep:
+				if err := s.pace(ctx, sess); err != nil {
+					return nil, err
+				}
 				n := sess.next(s.Now())
 				err := s.Store.Update(ctx, n)
 				s.Forget(id)
@@ -301,6 +308,41 @@ func (s *Service) wake(ctx context.Context, id string) (*Session, error) {
 			}
 		}
 	})
+}
+
+const (
+	// firstWait and lastWait are how long after a life of which nothing came the next
+	// may begin: with the object store down each would cost a placement for nothing.
+	firstWait = time.Second
+	lastWait  = 30 * time.Second
+)
+
+// wait is how long the session has to sleep after it came to sleep last.
+func (s *Session) wait() time.Duration {
+	if s.Failures == 0 {
+		return 0
+	}
+	return min(firstWait<<min(s.Failures-1, 10), lastWait)
+}
+
+// pace holds up a wake for as long as it is too early after one that has failed; if
+// that is long, it says so.
+func (s *Service) pace(ctx context.Context, sess *Session) error {
+	wait := min(sess.Since.Add(sess.wait()).Sub(s.Now()), lastWait) // the clock may be another's
+	switch {
+	case wait <= 0:
+		return nil
+	case wait > firstWait:
+		e := Unavailable("the session could not be woken a moment ago; try again in %.0f s", math.Ceil(wait.Seconds()))
+		e.RetryAfter = wait
+		return e
+	}
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(wait):
+		return nil
+	}
 }
 
 // awaitOther waits for the claim of a session that another front-end, or another

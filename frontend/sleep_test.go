@@ -505,6 +505,58 @@ func TestLostStaysTrue(t *testing.T) {
 	}
 }
 
+// TestWakesArePaced: with the object store down, every life ends before it has begun.
+// That is tried seldom, by all front-ends together, and told.
+func TestWakesArePaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		sess := w.asleepNow(t)
+		fronts := []*frontend.Service{w.Service, w.another()}
+		const minutes = 5
+		refused := 0
+		for range minutes * 60 {
+			for _, s := range fronts {
+				s.Forget(sess.ID)
+				awake, err := s.Resolve(t.Context(), "acme", sess.ID)
+				if err != nil {
+					e, ok := errors.AsType[*frontend.Error](err)
+					if !ok || e.Code != frontend.CodeServiceUnavailable || e.RetryAfter <= 0 || e.RetryAfter > 30*time.Second {
+						t.Errorf("%v", err)
+					}
+					refused++
+					continue
+				}
+				s.Close()
+				w.scheduler.End(sess.ID, awake.Epoch)
+				if err := s.Moved(t.Context(), awake); err != nil {
+					t.Error(err)
+				}
+				s.Close()
+			}
+			time.Sleep(time.Second)
+		}
+		if most := 2 + 6 + minutes*2; w.scheduler.Starts > most || refused == 0 {
+			t.Errorf("%d jobs were started in %d minutes, want at most %d; %d requests were refused", w.scheduler.Starts, minutes, most, refused)
+		}
+		// It works again, and is forgotten.
+		time.Sleep(30 * time.Second)
+		w.Forget(sess.ID)
+		awake, err := w.Resolve(t.Context(), "acme", sess.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		w.store.PutRest(rest(awake, true))
+		if err := w.Moved(t.Context(), awake); err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now()
+		if _, err := w.Resolve(t.Context(), "acme", sess.ID); err != nil || time.Since(begin) > 0 {
+			t.Errorf("%v after %v", err, time.Since(begin))
+		}
+	})
+}
+
 type lateStop struct {
 	*frontendtest.Scheduler
 	late chan struct{}
