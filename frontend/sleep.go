@@ -15,10 +15,6 @@ import (
 	"github.com/buntime/buntime/frontend/timing"
 )
 
-// sleepTimeout bounds a deep sleep that a client asked for: the upload of what a
-// workspace has that the store has not.
-const sleepTimeout = 2 * time.Minute
-
 // awayTimeout is how long Sleep looks for a session that does not answer, pause how
 // long between two looks.
 const (
