@@ -244,6 +244,25 @@ func TestReapHealsFirst(t *testing.T) {
 	if r, err := w.store.Rest(t.Context(), sess.ID, 1); err != nil || r.Sealed {
 		t.Errorf("a session that lives was sealed: %+v, %v", r, err)
 	}
+
+	// One that nobody has noted either, but whose node is lost.
+	w.store.SetFail(func(method string) error {
+		if method == "Update" {
+			return frontend.ErrUnavailable
+		}
+		return nil
+	})
+	gone := w.created(t)
+	w.store.SetFail(nil)
+	w.store.PutRest(rest(gone, false))
+	w.scheduler.End(gone.ID, 1)
+	w.forward(2 * time.Minute)
+	if err := w.Reap(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := w.store.Get(t.Context(), gone.ID); err != nil || r.State != frontend.StateDeepSleep || !r.Lost {
+		t.Errorf("%+v, %v", r, err)
+	}
 }
 
 // asleepNow makes a session of a first life that has ended well.
