@@ -109,17 +109,17 @@ func (s *Service) start(ctx context.Context, sess *Session) (*Session, error) {
 	placed, err := s.awaitClaim(ctx, sess, sess.Version)
 	stop()
 	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return nil, s.notStarted(ctx, sess.ID)
+		return nil, s.notStarted(ctx, sess)
 	}
 	return placed, err
 }
 
 // notStarted is the error for a session that no node has claimed in time. Why
 // is for the operator, not for the client.
-func (s *Service) notStarted(ctx context.Context, id string) error {
+func (s *Service) notStarted(ctx context.Context, sess *Session) error {
 	ctx, cancel := cleanup(ctx)
 	defer cancel()
-	s.Log.Error("no node has claimed a session in time", "session", id, "waited", claimTimeout, "why", s.Scheduler.Explain(ctx, id))
+	s.Log.Error("no node has claimed a session in time", "session", sess.ID, "epoch", sess.Epoch, "waited", claimTimeout, "why", s.Scheduler.Explain(ctx, sess.ID, sess.Epoch))
 	return Unavailable("no node has taken the session in %v; there may be no room, so try again", claimTimeout)
 }
 
@@ -138,7 +138,7 @@ func (s *Service) undo(ctx context.Context, id string, steps []func(context.Cont
 // release lets go of what runs for a session. All its steps may be repeated.
 func (s *Service) release(ctx context.Context, id string) error {
 	// The key to its snapshots first: what is left of them is noise then.
-	errs := []error{s.Store.DropClaims(ctx, id), s.Scheduler.Stop(ctx, id)}
+	errs := []error{s.Store.DropClaims(ctx, id), s.Scheduler.StopAll(ctx, id)}
 	if s.Objects != nil {
 		errs = append(errs, s.Objects.Remove(ctx, id))
 	}

@@ -21,6 +21,11 @@ var (
 	// ErrUnavailable says that a part that is needed does not answer. Trying
 	// again may help.
 	ErrUnavailable = errors.New("unavailable")
+	// ErrAway says that a session does not answer where its record has it: its node
+	// is away for a moment, or the session has moved or gone to sleep.
+	ErrAway = errors.New("session does not answer where it was")
+	// ErrAsleep says that a session sleeps, and was not to be woken.
+	ErrAsleep = errors.New("session sleeps")
 )
 
 // Code is an error code of the API.

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/buntime/buntime/frontend/timing"
 )
 
@@ -25,8 +27,17 @@ type ListRequest struct {
 	Metadata map[string]string
 }
 
+const (
+	// askers is how many nodes' answers List waits for at a time, one a session.
+	askers = 32
+	// listTimeout bounds all of them.
+	listTimeout = infoTimeout
+)
+
 // List returns a page of an account's sessions, newest first, and how many
-// there are in all.
+// there are in all. Whether one that is awake is idle only its node knows: those of
+// the page are asked, and with a State that is one of the two all are that may be of
+// it. Where a node does not answer the record has to do.
 func (s *Service) List(ctx context.Context, account string, r ListRequest) ([]*Session, int, error) {
 	defer timing.Start(ctx, "kv")()
 	ids, err := s.ids(ctx, account)
@@ -35,14 +46,66 @@ func (s *Service) List(ctx context.Context, account string, r ListRequest) ([]*S
 	}
 	if r.State == "" && len(r.Metadata) == 0 {
 		page, err := s.Store.GetMany(ctx, pageOf(ids, r))
-		return page, len(ids), err
+		if err != nil {
+			return nil, 0, fmt.Errorf("read records of %s: %w", account, err)
+		}
+		s.ask(ctx, page)
+		return page, len(ids), nil
 	}
 	all, err := s.Store.GetMany(ctx, ids)
 	if err != nil {
 		return nil, 0, fmt.Errorf("read records of %s: %w", account, err)
 	}
-	all = slices.DeleteFunc(all, func(sess *Session) bool { return !r.matches(sess) })
+	all = slices.DeleteFunc(all, func(sess *Session) bool { return !r.describes(sess) })
+	if r.State == "" {
+		page := pageOf(all, r)
+		s.ask(ctx, page)
+		return page, len(all), nil
+	}
+	s.ask(ctx, all) // also one whose record is awake may sleep by now
+	all = slices.DeleteFunc(all, func(sess *Session) bool { return sess.State.Public() != r.State })
 	return pageOf(all, r), len(all), nil
+}
+
+// ask puts what their nodes say into the records of sessions that are awake.
+func (s *Service) ask(ctx context.Context, sessions []*Session) {
+	defer timing.Start(ctx, "info")()
+	ctx, cancel := context.WithTimeoutCause(ctx, listTimeout, fmt.Errorf("nodes have not told about sessions in %v", listTimeout))
+	defer cancel()
+	var work errgroup.Group
+	work.SetLimit(askers)
+	for i, sess := range sessions {
+		if !sess.Placed() {
+			continue
+		}
+		work.Go(func() error {
+			sessions[i] = s.asked(ctx, sess)
+			return nil
+		})
+	}
+	_ = work.Wait() // none has an error
+}
+
+// asked is a session as its node tells of it, or else as its record has it.
+func (s *Service) asked(ctx context.Context, sess *Session) *Session {
+	info, err := s.Node.Info(ctx, sess)
+	if err != nil {
+		s.Forget(sess.ID)
+		// As a rule there is no note, which costs one read, or the time is over.
+		if asleep, serr := s.settle(ctx, sess, false); serr == nil {
+			return asleep
+		}
+		s.Log.Debug("ask node about session", "session", sess.ID, "err", err)
+		return sess
+	}
+	n := *sess
+	if state := info.State.Public(); state == StateIdle || state == StateActive {
+		n.State = state
+	}
+	if info.LastActive.After(n.LastActive) {
+		n.LastActive = info.LastActive
+	}
+	return &n
 }
 
 // ids are those of an account's unexpired sessions, newest first.
@@ -78,8 +141,10 @@ func pageOf[T any](all []T, r ListRequest) []T {
 	return all[:min(r.Limit, len(all))]
 }
 
-func (r ListRequest) matches(s *Session) bool {
-	if r.State != "" && s.State.Public() != r.State {
+// describes says whether a session has the metadata that are asked for, and may have
+// the state.
+func (r ListRequest) describes(s *Session) bool {
+	if r.State != "" && r.State != s.State.Public() && !s.Placed() {
 		return false
 	}
 	if len(r.Metadata) == 0 {

@@ -38,7 +38,7 @@ func (s *Service) Run(ctx context.Context) {
 
 // Reap ends what has no owner any more and completes what a crash left
 // halfway: expired sessions, sessions that never started, sessions whose job
-// is dead, jobs and claims without a session.
+// is lost, and whatever is of no session.
 func (s *Service) Reap(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, reapTimeout, fmt.Errorf("reap not done in %v", reapTimeout))
 	defer cancel()
@@ -48,9 +48,9 @@ func (s *Service) Reap(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list jobs: %w", err)
 	}
-	claims, err := s.Store.Claims(ctx)
+	traces, err := s.Store.Traces(ctx)
 	if err != nil {
-		return fmt.Errorf("list claims: %w", err)
+		return fmt.Errorf("list claims, notes and keys: %w", err)
 	}
 	stored, err := s.stored(ctx)
 	if err != nil {
@@ -61,28 +61,33 @@ func (s *Service) Reap(ctx context.Context) error {
 		return fmt.Errorf("list records: %w", err)
 	}
 
-	has, alive := make(map[string]bool, len(jobs)), make(map[string]bool, len(jobs)) // by session: a job, one that is not dead
+	alive := make(map[life]bool, len(jobs))
 	for _, j := range jobs {
-		has[j.Session], alive[j.Session] = true, !j.Dead
+		alive[life{j.Session, j.Epoch}] = !j.Dead
 	}
-	known := make(map[string]bool, len(records))
+	known := make(map[string]*Session, len(records))
 	var work errgroup.Group
 	work.SetLimit(reapers)
 	for _, sess := range records {
-		known[sess.ID] = true
-		if why := s.overdue(sess, has[sess.ID], alive[sess.ID]); why != "" {
+		known[sess.ID] = sess
+		if why := s.overdue(sess, alive[life{sess.ID, sess.Epoch}]); why != "" {
 			work.Go(func() error { return s.reap(ctx, sess, why) })
 		}
 	}
 	lost := map[string]bool{}
 	for _, j := range jobs {
-		lost[j.Session] = !known[j.Session]
+		switch sess := known[j.Session]; {
+		case sess == nil:
+			lost[j.Session] = true
+		case sess.over(j.Epoch):
+			work.Go(func() error { return s.Scheduler.Stop(ctx, j.Session, j.Epoch) })
+		}
 	}
-	for _, id := range claims {
-		lost[id] = !known[id]
+	for _, id := range traces {
+		lost[id] = known[id] == nil
 	}
 	for _, id := range stored {
-		lost[id] = !known[id]
+		lost[id] = known[id] == nil
 	}
 	for id, is := range lost {
 		if is {
@@ -112,46 +117,43 @@ func (s *Service) stored(ctx context.Context) (ids []string, err error) {
 	return ids, nil
 }
 
-const (
-	overdueNode = "its job is dead"
-	overdueJob  = "it sleeps"
-)
+// life is one awake life of a session.
+type life struct {
+	session string
+	epoch   uint64
+}
+
+// over says whether an epoch of the session is over, so that its job has no use.
+func (s *Session) over(epoch uint64) bool {
+	return epoch < s.Epoch || epoch == s.Epoch && s.State == StateDeepSleep
+}
+
+const overdueTime = "expired"
 
 // overdue says why a session must be looked after, or "".
-func (s *Service) overdue(sess *Session, has, alive bool) string {
+func (s *Service) overdue(sess *Session, alive bool) string {
 	now := s.Now()
-	fresh := now.Sub(sess.Since) < s.Grace
 	switch {
 	case sess.Expired(now):
-		return "expired"
-	case fresh:
-		return ""
-	case sess.State == StateDeepSleep && has:
-		return overdueJob
-	case sess.State == StateDeepSleep:
+		return overdueTime
+	case now.Sub(sess.Since) < s.Grace, sess.State == StateDeepSleep:
 		return ""
 	case sess.State == StateStarting:
 		return "not started"
 	case !alive:
-		return overdueNode
+		return "its job is dead"
 	}
 	return ""
 }
 
-// reap ends a session, unless it has changed since it was looked at, or has
-// started after all and only nobody noted it.
+// reap ends a session, unless it has changed since it was looked at, is still
+// running or saving, or has something to fall back on.
 func (s *Service) reap(ctx context.Context, sess *Session, why string) error {
-	switch {
-	case why == overdueJob:
-		return s.stopIfAsleep(ctx, sess)
-	case why != "expired":
-		if done, err := s.rescue(ctx, sess); done || err != nil {
+	if why != overdueTime {
+		if goesOn, err := s.goesOn(ctx, sess); goesOn || err != nil {
 			return err
 		}
-	}
-	if sess.State == StateStarting && why != "expired" {
-		err := s.heal(ctx, sess)
-		if !errors.Is(err, ErrNotFound) {
+		if done, err := s.rescue(ctx, sess); done || err != nil {
 			return err
 		}
 	}
@@ -165,6 +167,29 @@ func (s *Service) reap(ctx context.Context, sess *Session, why string) error {
 	}
 	s.Forget(sess.ID)
 	return s.release(ctx, sess.ID)
+}
+
+// goesOn says whether something may still come of a session's epoch, whatever the
+// status of its job: Nomad calls one dead that was told to stop, although its node
+// may be saving the session just then.
+func (s *Service) goesOn(ctx context.Context, sess *Session) (bool, error) {
+	lost, err := s.lost(ctx, sess)
+	if err != nil || lost {
+		return false, err
+	}
+	if sess.State != StateStarting {
+		return true, nil
+	}
+	if err := s.heal(ctx, sess); !errors.Is(err, ErrNotFound) {
+		return true, err
+	}
+	// No node has taken it, and nobody waits for it any more. One that takes it just
+	// now is told to stop as any other, and saves it.
+	if err := s.Scheduler.Stop(ctx, sess.ID, sess.Epoch); err != nil {
+		return true, err
+	}
+	lost, err = s.lost(ctx, sess)
+	return !lost, err
 }
 
 // rescue brings a session that has lost its node, or never came to a new one, to

@@ -66,9 +66,17 @@ func TestReap(t *testing.T) {
 				w.scheduler.Add(s.ID, c.dead)
 			}
 			w.forward(c.age)
+			first := true
 			for range 2 { // also when there is nothing left to do
 				if err := w.Reap(t.Context()); err != nil {
 					t.Fatal(err)
+				}
+				if c.record && c.claim && !c.job && !c.stays {
+					if _, err := w.store.Get(t.Context(), s.ID); first && err != nil {
+						t.Errorf("a node that has had it may be saving it: %v", err)
+					}
+					first = false
+					w.forward(45 * time.Second)
 				}
 			}
 			if !c.stays {
@@ -95,7 +103,7 @@ func TestReapWithoutScheduler(t *testing.T) {
 	s := w.create(t, "a")
 	w.Close()
 	w.forward(time.Hour)
-	for _, method := range []string{"Jobs", "Claims", "GetMany"} {
+	for _, method := range []string{"Jobs", "Traces", "GetMany"} {
 		fail := func(m string) error {
 			if m == method {
 				return fmt.Errorf("test: %w", frontend.ErrUnavailable)

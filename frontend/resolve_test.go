@@ -4,6 +4,7 @@
 package frontend_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -202,6 +203,75 @@ func TestList(t *testing.T) {
 			if !slices.Equal(got, c.want) || total != c.total {
 				t.Errorf("%+v: got %v of %d, want %v of %d", c.request, got, total, c.want, c.total)
 			}
+		}
+	})
+}
+
+// TestListStates: the nodes know who is idle, and who has gone to sleep since; one
+// that does not answer holds the list up for a second in all.
+func TestListStates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		var all []*frontend.Session
+		for range 5 {
+			time.Sleep(time.Second)
+			all = append(all, w.create(t, "a"))
+		}
+		w.Close()
+		idle, asleep, silent, noted := all[1].ID, all[2], all[3].ID, all[4]
+		w.store.PutRest(rest(noted, true))
+		if err := w.Moved(t.Context(), noted); err != nil {
+			t.Fatal(err)
+		}
+		w.store.PutRest(rest(asleep, true))
+		active := time.Now().Add(time.Hour).Truncate(time.Second)
+		w.node.infos = func(ctx context.Context, sess *frontend.Session) (frontend.Info, error) {
+			switch sess.ID {
+			case idle:
+				return frontend.Info{State: frontend.StateIdle, LastActive: active}, nil
+			case asleep.ID:
+				return frontend.Info{}, frontend.ErrAway
+			case silent:
+				<-ctx.Done()
+				return frontend.Info{}, context.Cause(ctx)
+			case noted.ID:
+				t.Error("a session that sleeps was asked for")
+			}
+			return frontend.Info{State: frontend.StateActive}, nil
+		}
+		for _, c := range []struct {
+			state frontend.State
+			want  []string
+		}{
+			{frontend.StateIdle, []string{idle}},
+			{frontend.StateActive, []string{silent, all[0].ID}},
+			{frontend.StateDeepSleep, []string{noted.ID, asleep.ID}},
+			{"", []string{noted.ID, silent, asleep.ID, idle, all[0].ID}},
+		} {
+			begin := time.Now()
+			list, total, err := w.List(t.Context(), "a", frontend.ListRequest{Limit: 10, State: c.state})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(begin); took > time.Second {
+				t.Errorf("%q took %v", c.state, took)
+			}
+			var got []string
+			for _, s := range list {
+				got = append(got, s.ID)
+				if c.state != "" && s.State != c.state {
+					t.Errorf("%s is %s", s.ID, s.State)
+				}
+				if s.ID == idle && (s.State != frontend.StateIdle || !s.LastActive.Equal(active)) {
+					t.Errorf("%+v", s)
+				}
+			}
+			if !slices.Equal(got, c.want) || total != len(c.want) {
+				t.Errorf("%q: got %v of %d, want %v", c.state, got, total, c.want)
+			}
+		}
+		if r, err := w.store.Get(t.Context(), idle); err != nil || r.State != frontend.StateActive {
+			t.Errorf("the record was changed: %+v, %v", r, err)
 		}
 	})
 }

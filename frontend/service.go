@@ -46,6 +46,7 @@ type Service struct {
 	Now func() time.Time
 
 	cache   cache
+	missing missing
 	flights singleflight.Group
 	// Writes that no answer waits for.
 	background sync.WaitGroup
@@ -78,12 +79,9 @@ func (s *Service) Get(ctx context.Context, account, id string) (*Session, Info, 
 		return nil, Info{}, err
 	}
 	known := Info{State: sess.State.Public(), LastActive: sess.LastActive, NextTransition: &Transition{To: "expired", At: sess.Expires}}
+	known.Durability = sess.durability(nil)
 	if sess.State == StateDeepSleep {
 		known.FilesCount = sess.Files
-		known.Durability = &Durability{Lost: sess.Lost}
-		if !sess.Checkpoint.IsZero() {
-			known.Durability.LastCheckpoint = sess.Checkpoint.UTC().Format(time.RFC3339)
-		}
 	}
 	if !sess.Placed() {
 		return sess, known, nil
@@ -100,7 +98,7 @@ func (s *Service) Get(ctx context.Context, account, id string) (*Session, Info, 
 		s.Log.Warn("ask node about session", "session", id, "err", err)
 		return sess, known, nil
 	}
-	info.State = info.State.Public()
+	info.State, info.Durability = info.State.Public(), sess.durability(info.Durability)
 	if info.LastActive.Before(sess.LastActive) {
 		info.LastActive = sess.LastActive
 	}
@@ -186,13 +184,7 @@ func (s *Service) place(ctx context.Context, sess *Session) (*Session, error) {
 	if sess.Placed() {
 		return sess, nil
 	}
-	if sess.State == StateDeepSleep {
-		return s.wake(ctx, sess.ID)
-	}
-	defer timing.Start(ctx, "claim")()
-	return share(ctx, &s.flights, "place "+sess.ID, claimTimeout, func(ctx context.Context) (*Session, error) {
-		return s.awaitClaim(ctx, sess, 0)
-	})
+	return s.wake(ctx, sess.ID)
 }
 
 // awaitClaim waits for the claim of a session that is starting, and notes it.

@@ -31,6 +31,8 @@ type world struct {
 type nodeStub struct {
 	info frontend.Info
 	err  error
+	// infos, if not nil, is asked instead of info and err.
+	infos func(context.Context, *frontend.Session) (frontend.Info, error)
 	// sleep is what a node does that is told to put a session to sleep.
 	sleep func(*frontend.Session) error
 }
@@ -39,7 +41,10 @@ func (n *nodeStub) Sleep(_ context.Context, sess *frontend.Session, _ frontend.S
 	return n.sleep(sess)
 }
 
-func (n *nodeStub) Info(context.Context, *frontend.Session) (frontend.Info, error) {
+func (n *nodeStub) Info(ctx context.Context, sess *frontend.Session) (frontend.Info, error) {
+	if n.infos != nil {
+		return n.infos(ctx, sess)
+	}
 	return n.info, n.err
 }
 
@@ -94,7 +99,7 @@ func (w *world) empty(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	claims, err := w.store.Claims(t.Context())
+	claims, err := w.store.Traces(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ package frontend
 
 import (
 	"encoding/json"
+	"strconv"
 	"strings"
 	"time"
 
@@ -62,12 +63,16 @@ type Session struct {
 	LastActive time.Time       `json:"lastActive"`
 	Metadata   json.RawMessage `json:"metadata"`
 
-	// Files, Checkpoint and Lost are of a session in deep sleep: how many files its
-	// workspace has, the moment that it is of, and whether what came after that
-	// moment was lost with a node.
+	// Files, Checkpoint and Lost are of the last time that the session came to deep
+	// sleep: how many files its workspace had, the moment that it is of, and whether
+	// what came after that moment was lost with a node.
 	Files      int       `json:"files,omitempty"`
 	Checkpoint time.Time `json:"checkpoint,omitzero"`
 	Lost       bool      `json:"lost,omitempty"`
+
+	// Failures counts the lives in a row, up to the last, of which nothing came: no
+	// node took the session, or none could restore it.
+	Failures int `json:"failures,omitempty"`
 
 	// Version is the Store's, for compare-and-swap: 0 is a record not stored yet.
 	Version uint64 `json:"-"`
@@ -75,6 +80,24 @@ type Session struct {
 
 // Placed says whether it is known where the session answers.
 func (s *Session) Placed() bool { return s.Claim.API != "" && s.Claim.Epoch == s.Epoch }
+
+// durability is what its node tells of a session's durability, nil if it does not,
+// with what only the record knows: how the lives before ended. What was lost stays
+// lost for as long as a life lasts that began without it.
+func (s *Session) durability(told *Durability) *Durability {
+	if told == nil && s.State != StateDeepSleep && !s.Lost && s.Checkpoint.IsZero() {
+		return nil // its first life
+	}
+	var d Durability
+	if told != nil {
+		d = *told
+	}
+	d.Lost = d.Lost || s.Lost
+	if d.LastCheckpoint == "" && !s.Checkpoint.IsZero() {
+		d.LastCheckpoint = s.Checkpoint.UTC().Format(time.RFC3339)
+	}
+	return &d
+}
 
 // Expired says whether the session's time is over.
 func (s *Session) Expired(now time.Time) bool { return !now.Before(s.Expires) }
@@ -154,10 +177,19 @@ func ValidID(id string) bool {
 	return ok && rest != "" && len(id) <= idLongest && strings.Trim(rest, idAlphabet) == ""
 }
 
-// Label is the session id as a host label and job id, which take no underscore.
+// Label is the session id as a host label, which takes no underscore.
 func Label(id string) string { return labelPrefix + strings.TrimPrefix(id, idPrefix) }
 
-// FromLabel is the session id that a host label or job id stands for; the form
+// JobID is the id of the job of a session's epoch. No two lives share one, so that
+// a late stop of one cannot hit the next: Nomad has no compare-and-swap for that.
+func JobID(id string, epoch uint64) string {
+	if epoch <= firstEpoch {
+		return Label(id)
+	}
+	return Label(id) + "-" + strconv.FormatUint(epoch, 10)
+}
+
+// FromLabel is the session id that a host label stands for; the form
 // with an underscore is taken too. It is "" if the label is no session's.
 func FromLabel(label string) string {
 	rest, ok := strings.CutPrefix(label, labelPrefix)

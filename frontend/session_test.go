@@ -31,6 +31,17 @@ func TestNewID(t *testing.T) {
 	}
 }
 
+func TestJobID(t *testing.T) {
+	id := frontend.NewID()
+	first, second := frontend.JobID(id, 1), frontend.JobID(id, 2)
+	if first != frontend.Label(id) || second != first+"-2" {
+		t.Errorf("%s, %s", first, second)
+	}
+	if got := frontend.FromLabel(second); got != "" {
+		t.Errorf("the job of a later life is taken for the label of %q", got)
+	}
+}
+
 func TestLabel(t *testing.T) {
 	id := frontend.NewID()
 	label := frontend.Label(id)

@@ -7,50 +7,71 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"sync"
 	"time"
 
 	"github.com/buntime/buntime/driver/claim"
 	"github.com/buntime/buntime/frontend/timing"
 )
 
-// sleepTimeout bounds a deep sleep that a client asked for: the upload of what a
-// workspace has that the store has not.
-const sleepTimeout = 2 * time.Minute
+// awayTimeout is how long Sleep looks for a session that does not answer, pause how
+// long between two looks.
+const (
+	awayTimeout = 5 * time.Second
+	awayPause   = 100 * time.Millisecond
+)
 
 // Sleep brings an account's session to the state idle or deep-sleep, and returns
 // once it is there. While somebody uses it that is CodeSessionBusy, unless force.
 func (s *Service) Sleep(ctx context.Context, account, id string, state State, force bool) (*Session, error) {
-	sess, err := s.own(ctx, account, id)
-	if err != nil {
-		return nil, err
-	}
-	if sess.State == StateDeepSleep {
-		if state == StateDeepSleep {
+	for begin := s.Now(); ; {
+		sess, err := s.own(ctx, account, id)
+		if err != nil {
+			return nil, err
+		}
+		if sess.State == StateDeepSleep && state == StateDeepSleep {
 			return sess, nil
 		}
 		if sess, err = s.place(ctx, sess); err != nil {
 			return nil, err
 		}
-	} else if sess, err = s.place(ctx, sess); err != nil {
-		return nil, err
+		err = s.Node.Sleep(ctx, sess, state, force)
+		switch {
+		case err == nil && state == StateDeepSleep:
+			s.Forget(id)
+			return s.settle(ctx, sess, false)
+		case err == nil:
+			return sess, nil
+		case !errors.Is(err, ErrAway):
+			return nil, err
+		}
+		// It may sleep already, or live elsewhere. To tell it twice does no harm.
+		s.Forget(id)
+		if merr := s.Moved(ctx, sess); merr != nil {
+			return nil, merr
+		}
+		if s.Now().Sub(begin) >= awayTimeout {
+			return nil, fmt.Errorf("%w; %w", Unavailable("the session's node does not answer at the moment; try again"), err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(awayPause):
+		}
 	}
-	if err := s.Node.Sleep(ctx, sess, state, force); err != nil {
-		return nil, err
-	}
-	if state != StateDeepSleep {
-		return sess, nil
-	}
-	s.Forget(id)
-	return s.settle(ctx, sess, false)
 }
 
-// Asleep says whether an account's session is in deep sleep, without waking it.
-func (s *Service) Asleep(ctx context.Context, account, id string) (bool, error) {
+// ResolveAwake is Resolve, but a session in deep sleep is ErrAsleep and stays so.
+func (s *Service) ResolveAwake(ctx context.Context, account, id string) (*Session, error) {
 	sess, err := s.own(ctx, account, id)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	return sess.State == StateDeepSleep, nil
+	if sess.State == StateDeepSleep {
+		return nil, fmt.Errorf("look for %s: %w", id, ErrAsleep)
+	}
+	return s.place(ctx, sess)
 }
 
 // Moved is to be called when a session does not answer where its record has it. It
@@ -63,7 +84,7 @@ func (s *Service) Moved(ctx context.Context, sess *Session) error {
 		if !errors.Is(err, ErrNotFound) {
 			return asleep, err
 		}
-		lost, err := s.Scheduler.Lost(ctx, sess.ID)
+		lost, err := s.lost(ctx, sess)
 		if err != nil || !lost {
 			return nil, err
 		}
@@ -73,26 +94,79 @@ func (s *Service) Moved(ctx context.Context, sess *Session) error {
 	return err
 }
 
+// savingTimeout is how long a node may be at stopping a task: the job's kill_timeout,
+// and some seconds to come to it.
+const savingTimeout = 45 * time.Second
+
+// lost says whether nothing more will come of a session's epoch. Of one whose job is
+// gone the scheduler knows nothing; if a node has had it, that node may be saving it,
+// and has its time, from when it was first missed here.
+func (s *Service) lost(ctx context.Context, sess *Session) (bool, error) {
+	lost, err := s.Scheduler.Lost(ctx, sess.ID, sess.Epoch)
+	if !errors.Is(err, ErrNotFound) {
+		return lost, err
+	}
+	_, err = s.Store.Claim(ctx, sess.ID, sess.Epoch)
+	if errors.Is(err, ErrNotFound) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return s.missing.since(life{sess.ID, sess.Epoch}, s.Now()) >= savingTimeout, nil
+}
+
+// missing has the lives whose jobs are gone, and when that was first seen.
+type missing struct {
+	mu   sync.Mutex
+	seen map[life]time.Time
+}
+
+// since says for how long a life has been known to be missing.
+func (m *missing) since(l life, now time.Time) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if at, ok := m.seen[l]; ok {
+		return now.Sub(at)
+	}
+	if m.seen == nil {
+		m.seen = map[life]time.Time{}
+	}
+	for l, at := range m.seen { // what became of them is known by now
+		if now.Sub(at) > 10*savingTimeout {
+			delete(m.seen, l)
+		}
+	}
+	m.seen[l] = now
+	return 0
+}
+
 // settle notes in the record of a session that its epoch is over, if it is: its
 // node has put it to sleep, or, with abandon, is given up. ErrNotFound if the
 // session may still be where the record has it.
 func (s *Service) settle(ctx context.Context, sess *Session, abandon bool) (*Session, error) {
-	var rest claim.Rest
-	var err error
-	if abandon {
-		rest, err = s.Store.Seal(ctx, sess.ID, sess.Epoch)
-	} else {
-		rest, err = s.Store.Rest(ctx, sess.ID, sess.Epoch)
+	if !abandon {
+		rest, err := s.Store.Rest(ctx, sess.ID, sess.Epoch)
+		if err != nil {
+			return nil, err
+		}
+		if !rest.Over() {
+			return nil, fmt.Errorf("look whether %s sleeps: %w", sess.ID, ErrNotFound)
+		}
 	}
+	// Also over a note that the session sleeps: whatever survives of the epoch must
+	// not note anything more once there is another.
+	rest, err := s.Store.Seal(ctx, sess.ID, sess.Epoch)
 	if err != nil {
 		return nil, err
 	}
-	if !rest.Over() {
-		return nil, fmt.Errorf("look whether %s sleeps: %w", sess.ID, ErrNotFound)
+	lived, err := s.lived(ctx, sess, rest)
+	if err != nil {
+		return nil, err
 	}
 	s.Forget(sess.ID)
 	for range conflicts {
-		asleep := sess.asleep(rest, s.Now())
+		asleep := sess.asleep(rest, lived, s.Now())
 		err = s.Store.Update(ctx, asleep)
 		if err == nil {
 			s.removeJob(ctx, asleep)
@@ -113,41 +187,46 @@ func (s *Service) settle(ctx context.Context, sess *Session, abandon bool) (*Ses
 	return nil, fmt.Errorf("note that %s sleeps: %w", sess.ID, err)
 }
 
-// removeJob removes, in the background, the job of a session that sleeps: its task
-// has ended, and the next life needs the job's name.
+// lived says whether a node may have had, in an epoch that is over, more than what
+// was there before.
+func (s *Service) lived(ctx context.Context, sess *Session, rest claim.Rest) (bool, error) {
+	if !rest.Snapshot.IsZero() || sess.Placed() {
+		return true, nil
+	}
+	_, err := s.Store.Claim(ctx, sess.ID, sess.Epoch)
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// removeJob removes, in the background, the job of an epoch that is over.
 func (s *Service) removeJob(ctx context.Context, asleep *Session) {
 	s.later(ctx, func(ctx context.Context) {
-		if err := s.stopIfAsleep(ctx, asleep); err != nil {
+		if err := s.Scheduler.Stop(ctx, asleep.ID, asleep.Epoch); err != nil {
 			s.Log.Warn("remove job of sleeping session; the reaper will try again", "session", asleep.ID, "err", err)
 		}
 	})
 }
 
-// stopIfAsleep removes the job of a session, unless it has been woken meanwhile.
-func (s *Service) stopIfAsleep(ctx context.Context, asleep *Session) error {
-	now, err := s.Store.Get(ctx, asleep.ID)
-	if errors.Is(err, ErrNotFound) {
-		return nil
-	}
-	if err != nil || now.State != StateDeepSleep || now.Epoch != asleep.Epoch {
-		return err
-	}
-	return s.Scheduler.Stop(ctx, asleep.ID)
-}
-
-// asleep is a copy of the record of a session whose epoch is over.
-func (s *Session) asleep(rest claim.Rest, now time.Time) *Session {
+// asleep is a copy of the record of a session whose epoch is over. In one that never
+// lived nothing was lost, and what was known before it is still true.
+func (s *Session) asleep(rest claim.Rest, lived bool, now time.Time) *Session {
 	n := *s
 	n.State, n.Since, n.Claim = StateDeepSleep, now, claim.Claim{}
-	n.Files = rest.Files
 	if rest.LastActive.After(n.LastActive) {
 		n.LastActive = rest.LastActive.Truncate(time.Second)
 	}
 	if !rest.Snapshot.IsZero() {
-		n.Checkpoint = rest.Snapshot.Taken.UTC().Truncate(time.Second)
+		n.Files, n.Checkpoint = rest.Files, rest.Snapshot.Taken.UTC().Truncate(time.Second)
 	}
-	// A node that was given up may have had more than it had stored.
-	n.Lost = rest.Sealed
+	if n.Failures++; !rest.Snapshot.IsZero() {
+		n.Failures = 0
+	}
+	if lived {
+		// A node that was given up may have had more than it had stored.
+		n.Lost = !rest.Asleep
+	}
 	return &n
 }
 
@@ -155,42 +234,134 @@ func (s *Session) asleep(rest claim.Rest, now time.Time) *Session {
 // gigabytes at worst.
 const wakeTimeout = 60 * time.Second
 
-// wake begins a session's next life and returns once a node has claimed it. Of all
-// who ask for it, here and at other front-ends, one does it.
+// LastSnapshot is the epoch of the last snapshot that was noted in the epochs before
+// one; 0 if there was none.
+func LastSnapshot(rests []claim.Rest, before uint64) (epoch uint64) {
+	for _, rest := range rests {
+		if rest.Epoch < before && !rest.Snapshot.IsZero() {
+			epoch = max(epoch, rest.Epoch)
+		}
+	}
+	return epoch
+}
+
+// prune removes, in the background, what a session's lives have left behind that
+// came before the one it has woken from.
+func (s *Service) prune(ctx context.Context, sess *Session) {
+	if sess.Epoch <= firstEpoch+1 {
+		return
+	}
+	s.later(ctx, func(ctx context.Context) {
+		if err := s.Store.Prune(ctx, sess.ID, sess.Epoch-1); err != nil {
+			s.Log.Warn("remove what is left of earlier lives; the next wake will", "session", sess.ID, "err", err)
+		}
+	})
+}
+
+// lookAgain is how often who waits for a claim looks whether there will be one.
+const lookAgain = time.Second
+
+// wake returns a session once a node has claimed it, and begins its next life if it
+// sleeps. Of all who ask for that, here and at other front-ends, one does it.
 func (s *Service) wake(ctx context.Context, id string) (*Session, error) {
 	defer timing.Start(ctx, "wake")()
 	return share(ctx, &s.flights, "wake "+id, wakeTimeout, func(ctx context.Context) (*Session, error) {
-		sess, err := s.Store.Get(ctx, id)
-		if errors.Is(err, ErrNotFound) {
-			return nil, NoSession(id)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read record of %s: %w", id, err)
-		}
-		if sess.Expired(s.Now()) {
-			return nil, NoSession(id)
-		}
-		if sess.State == StateDeepSleep {
-			n := sess.next(s.Now())
-			err := s.Store.Update(ctx, n)
+		begin := s.Now()
+		for {
+			sess, err := s.Store.Get(ctx, id)
+			if errors.Is(err, ErrNotFound) {
+				return nil, NoSession(id)
+			}
+			if err != nil {
+				return nil, fmt.Errorf("read record of %s: %w", id, err)
+			}
 			switch {
-			case errors.Is(err, ErrConflict):
-				s.Forget(id)
-				if sess, err = s.Store.Get(ctx, id); err != nil {
-					return nil, fmt.Errorf("read record of %s: %w", id, err)
+			case sess.Expired(s.Now()):
+				return nil, NoSession(id)
+			case sess.Placed():
+				return sess, nil
+			case sess.State == StateDeepSleep:
+				if err := s.pace(ctx, sess); err != nil {
+					return nil, err
 				}
-			case err != nil:
-				return nil, fmt.Errorf("note that %s wakes: %w", id, err)
-			default:
+				n := sess.next(s.Now())
+				err := s.Store.Update(ctx, n)
 				s.Forget(id)
-				return s.startAgain(ctx, n)
+				if err == nil {
+					return s.startAgain(ctx, n)
+				}
+				if !errors.Is(err, ErrConflict) {
+					return nil, fmt.Errorf("note that %s wakes: %w", id, err)
+				}
+			default:
+				if s.Now().Sub(begin) >= claimTimeout {
+					return nil, s.notStarted(ctx, sess)
+				}
+				placed, err := s.awaitOther(ctx, sess)
+				if placed != nil || err != nil {
+					return placed, err
+				}
 			}
 		}
-		if sess.Placed() {
-			return sess, nil
-		}
-		return s.awaitClaim(ctx, sess, 0)
 	})
+}
+
+const (
+	// firstWait and lastWait are how long after a life of which nothing came the next
+	// may begin: with the object store down each would cost a placement for nothing.
+	firstWait = time.Second
+	lastWait  = 30 * time.Second
+)
+
+// wait is how long the session has to sleep after it came to sleep last.
+func (s *Session) wait() time.Duration {
+	if s.Failures == 0 {
+		return 0
+	}
+	return min(firstWait<<min(s.Failures-1, 10), lastWait)
+}
+
+// pace holds up a wake for as long as it is too early after one that has failed; if
+// that is long, it says so.
+func (s *Service) pace(ctx context.Context, sess *Session) error {
+	wait := min(sess.Since.Add(sess.wait()).Sub(s.Now()), lastWait) // the clock may be another's
+	switch {
+	case wait <= 0:
+		return nil
+	case wait > firstWait:
+		e := Unavailable("the session could not be woken a moment ago; try again in %.0f s", math.Ceil(wait.Seconds()))
+		e.RetryAfter = wait
+		return e
+	}
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(wait):
+		return nil
+	}
+}
+
+// awaitOther waits for the claim of a session that another front-end, or another
+// request, has begun to start. It returns nothing when it is time to look at the
+// record again: that front-end may have undone it, or died half-way.
+func (s *Service) awaitOther(ctx context.Context, sess *Session) (*Session, error) {
+	limited, cancel := context.WithTimeout(ctx, lookAgain)
+	defer cancel()
+	placed, err := s.awaitClaim(limited, sess, 0)
+	if err == nil || limited.Err() == nil || ctx.Err() != nil {
+		return placed, err
+	}
+	if s.Now().Sub(sess.Since) < claimTimeout {
+		return nil, nil
+	}
+	lost, err := s.lost(ctx, sess)
+	if err != nil || !lost {
+		return nil, err
+	}
+	if done, err := s.rescue(ctx, sess); err != nil || done {
+		return nil, err
+	}
+	return nil, s.notStarted(ctx, sess) // there is nothing to start it from
 }
 
 // next is the record of a session's next life.
@@ -205,40 +376,38 @@ func (s *Session) next(now time.Time) *Session {
 func (s *Service) startAgain(ctx context.Context, sess *Session) (*Session, error) {
 	placed, err := s.startJob(ctx, sess)
 	if err == nil {
+		s.prune(ctx, sess)
 		return placed, nil
 	}
 	// It sleeps as before, and the next request tries again.
-	asleep := *sess
-	asleep.State, asleep.Since = StateDeepSleep, s.Now()
 	undo, cancel := cleanup(ctx)
 	defer cancel()
-	if rest, serr := s.Store.Seal(undo, sess.ID, sess.Epoch); serr != nil || rest.Asleep {
-		return nil, err // or it woke and slept again: settle finds that
+	if serr := s.unwake(undo, sess); serr != nil {
+		s.Log.Warn("undo wake; the next request or the reaper will", "session", sess.ID, "err", serr)
 	}
-	if serr := errors.Join(s.Scheduler.Stop(undo, sess.ID), s.Store.Update(undo, &asleep)); serr != nil {
-		s.Log.Warn("undo wake", "session", sess.ID, "err", serr)
-	}
-	s.Forget(sess.ID)
 	return nil, err
 }
 
-// startJob makes room for the session's job, runs it, and waits until a node has
-// claimed the session.
+// unwake undoes a wake that no node has answered.
+func (s *Service) unwake(ctx context.Context, sess *Session) error {
+	if _, err := s.Store.Claim(ctx, sess.ID, sess.Epoch); !errors.Is(err, ErrNotFound) {
+		return err // one has, at the last moment
+	}
+	_, err := s.settle(ctx, sess, true)
+	return err
+}
+
+// startJob runs the session's job, and waits until a node has claimed the session.
 func (s *Service) startJob(ctx context.Context, sess *Session) (*Session, error) {
-	err := s.Scheduler.Start(ctx, sess)
-	if errors.Is(err, ErrExists) { // that of the life before
-		if err = s.Scheduler.Stop(ctx, sess.ID); err == nil {
-			err = s.Scheduler.Start(ctx, sess)
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("start job of %s: %w", sess.ID, err)
-	}
 	limited, cancel := context.WithTimeoutCause(ctx, claimTimeout, fmt.Errorf("session %s has not started in %v", sess.ID, claimTimeout))
 	defer cancel()
+	// It may be there already: Nomad had taken it, and the answer was lost.
+	if err := s.Scheduler.Start(limited, sess); err != nil && !errors.Is(err, ErrExists) {
+		return nil, fmt.Errorf("start job of %s: %w", sess.ID, err)
+	}
 	placed, err := s.awaitClaim(limited, sess, 0)
 	if err != nil && errors.Is(limited.Err(), context.DeadlineExceeded) {
-		return nil, s.notStarted(ctx, sess.ID)
+		return nil, s.notStarted(ctx, sess)
 	}
 	return placed, err
 }

@@ -39,8 +39,13 @@ type Store interface {
 	// is one. since, if not 0, is a Version of the record before which there
 	// was surely none: it saves looking first.
 	WaitClaim(ctx context.Context, id string, epoch, since uint64) (claim.Claim, error)
-	// Claims lists the ids of sessions that have claims.
-	Claims(ctx context.Context) ([]string, error)
+	// Traces lists, each once, the ids of the sessions of which nodes have written
+	// anything: claims, notes of snapshots, the key to them.
+	Traces(ctx context.Context) ([]string, error)
+	// Prune removes what the epochs of a session before one have left of claims and
+	// of notes, but for the note of the last snapshot among these and what came
+	// after it: that snapshot may be all there is.
+	Prune(ctx context.Context, id string, before uint64) error
 	// DropClaims removes all claims of a session, what its nodes have noted of its
 	// snapshots, and the key to them. No error if there are none.
 	DropClaims(ctx context.Context, id string) error
@@ -48,8 +53,8 @@ type Store interface {
 	// Rest reads what the node of an epoch has noted of the session's workspace.
 	// ErrNotFound if it has noted nothing.
 	Rest(ctx context.Context, id string, epoch uint64) (claim.Rest, error)
-	// Seal ends an epoch whose node is given up and returns what counts of it: what
-	// the node had noted before, which may be that the session sleeps.
+	// Seal ends an epoch for good and returns what counts of it: what the node had
+	// noted before, which may be that the session sleeps. Nothing can be noted after.
 	Seal(ctx context.Context, id string, epoch uint64) (claim.Rest, error)
 	// Kept says whether there is a snapshot of a session from any epoch.
 	Kept(ctx context.Context, id string) (bool, error)
@@ -58,20 +63,27 @@ type Store interface {
 	Ready(ctx context.Context) error
 }
 
-// Scheduler runs one job per awake session. The rules for Store hold here too.
+// Scheduler runs one job for each awake life of a session. The rules for Store hold
+// here too.
 type Scheduler interface {
-	// Start registers the session's job. ErrExists if there is one of its name.
+	// Start registers the job of the session's epoch. ErrExists if there is one.
 	Start(ctx context.Context, s *Session) error
-	// Stop removes the session's job and everything it runs. No error if there
-	// is none.
-	Stop(ctx context.Context, id string) error
+	// Stop removes the job of a session's epoch and everything it runs. No error if
+	// there is none.
+	Stop(ctx context.Context, id string, epoch uint64) error
+	// StopAll removes the jobs of all epochs of a session.
+	StopAll(ctx context.Context, id string) error
 	// Jobs lists the jobs of all sessions.
 	Jobs(ctx context.Context) ([]Job, error)
-	// Lost says whether nothing more will come of what the session's job runs, as far
-	// as the scheduler knows: it has ended, or its node is away.
-	Lost(ctx context.Context, id string) (bool, error)
-	// Explain says in words why a session's job has not started, for the log.
-	Explain(ctx context.Context, id string) string
+	// Lost says whether nothing more will come of what the job of a session's epoch
+	// runs, as far as the scheduler knows: it has ended, or its node is away. A task
+	// that was told to stop and is still saving is not lost. ErrNotFound if the
+	// scheduler knows nothing of such a job: it never was, or it was purged, and what
+	// it ran may be at it still.
+	Lost(ctx context.Context, id string, epoch uint64) (bool, error)
+	// Explain says in words why the job of a session's epoch has not started, for
+	// the log.
+	Explain(ctx context.Context, id string, epoch uint64) string
 	// Ready says whether the scheduler answers.
 	Ready(ctx context.Context) error
 }
@@ -84,10 +96,11 @@ type Objects interface {
 	Sessions(ctx context.Context) iter.Seq2[string, error]
 }
 
-// Job is a session's job.
+// Job is the job of a session's epoch.
 type Job struct {
 	Session string // the session's id
-	Dead    bool   // its task is over, whatever the reason
+	Epoch   uint64
+	Dead    bool // its task is over, or was told to end
 }
 
 // Node asks the node agent that carries a session.

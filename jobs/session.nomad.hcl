@@ -8,6 +8,7 @@
 #   ses_SESSION   the session's id: ses_4f0c…
 #   DOMAIN        the preview domain without its port
 #
+# gives the copies of later lives an id of their own (ses-4f0c…-2, -3, and so on),
 # and sets the task's resources and config.session from the session's limits.
 # Constraints, datacenters, node pools and more tags can be added at will.
 

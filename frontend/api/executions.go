@@ -5,6 +5,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -267,15 +268,6 @@ func (s *Server) kill(ctx context.Context, in *killInput) (*raw, error) {
 	if r.PID != nil && *r.PID < 1 {
 		return nil, frontend.Invalid("pid", "pid is a positive number, not %d", *r.PID)
 	}
-	// It has no processes, and stays asleep.
-	if asleep, err := s.Sessions.Asleep(ctx, caller(ctx).Account, r.SessionID); err != nil {
-		return nil, err
-	} else if asleep {
-		return &raw{func(hc huma.Context) {
-			hc.SetHeader("Content-Type", "application/json")
-			_, _ = io.WriteString(hc.BodyWriter(), `{"killed":0,"pids":[]}`) // a client that is gone needs no answer
-		}}, nil
-	}
 	body, err := json.Marshal(struct {
 		PID    *int    `json:"pid,omitzero"`
 		Signal *Signal `json:"signal,omitzero"`
@@ -283,8 +275,15 @@ func (s *Server) kill(ctx context.Context, in *killInput) (*raw, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode kill for node: %w", err)
 	}
-	return s.forward(ctx, fileTimeout, tooLate(fileTimeout), r.SessionID,
+	out, err := s.forwardTo(ctx, s.Sessions.ResolveAwake, fileTimeout, tooLate(fileTimeout), r.SessionID,
 		node.Request{Method: http.MethodPost, Path: "/v1/kill", Body: body})
+	if errors.Is(err, frontend.ErrAsleep) { // it has no processes, and stays asleep
+		return &raw{func(hc huma.Context) {
+			hc.SetHeader("Content-Type", "application/json")
+			_, _ = io.WriteString(hc.BodyWriter(), `{"killed":0,"pids":[]}`) // a client that is gone needs no answer
+		}}, nil
+	}
+	return out, err
 }
 
 type processesInput struct {

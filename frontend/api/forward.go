@@ -27,12 +27,22 @@ type raw struct {
 // sessions, and makes the node's answer the caller's. The head of the answer
 // has to be there after d, or the caller is told late; the body takes its time.
 func (s *Server) forward(ctx context.Context, d time.Duration, late *frontend.Error, id string, r node.Request) (*raw, error) {
+	return s.forwardTo(ctx, s.Sessions.Resolve, d, late, id, r)
+}
+
+// finder finds where an account's session answers.
+type finder func(ctx context.Context, account, id string) (*frontend.Session, error)
+
+// forwardTo is forward to where find says. Its frontend.ErrAsleep comes back as it is.
+func (s *Server) forwardTo(ctx context.Context, find finder, d time.Duration, late *frontend.Error, id string, r node.Request) (*raw, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(d, func() { cancel(late) })
 	defer timer.Stop()
-	res, err := s.send(ctx, id, r) //nolint:bodyclose // relay closes it
+	res, err := s.send(ctx, find, id, r) //nolint:bodyclose // relay closes it
 	if err != nil {
-		err = told(ctx, err)
+		if !errors.Is(err, frontend.ErrAsleep) {
+			err = told(ctx, err)
+		}
 		cancel(nil)
 		return nil, err
 	}
@@ -53,10 +63,10 @@ const (
 // send is forward without the way back. A node that is not there is tried
 // again for NodeWait, at the place that the record names by then. A request
 // that may have been done is not sent a second time, unless that is harmless.
-func (s *Server) send(ctx context.Context, id string, r node.Request) (*http.Response, error) {
+func (s *Server) send(ctx context.Context, find finder, id string, r node.Request) (*http.Response, error) {
 	begin := time.Now()
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
-		sess, err := s.Sessions.Resolve(ctx, caller(ctx).Account, id)
+		sess, err := find(ctx, caller(ctx).Account, id)
 		if err != nil {
 			return nil, err
 		}

@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/snapshot"
 	"github.com/buntime/buntime/frontend"
 	"github.com/buntime/buntime/frontend/node"
 )
@@ -341,4 +343,25 @@ type hanging struct{ frontend.Store }
 func (hanging) Get(ctx context.Context, _ string) (*frontend.Session, error) {
 	<-ctx.Done()
 	return nil, errors.Join(frontend.ErrUnavailable, context.Cause(ctx))
+}
+
+// TestKillOfWhatSleeps: also if nobody has noted yet that it went to sleep. It is
+// not woken for that.
+func TestKillOfWhatSleeps(t *testing.T) {
+	w := newWorld(t)
+	id := w.create(paid)
+	w.node.answers(func(out http.ResponseWriter, _ *http.Request) {
+		w.store.PutRest(claim.Rest{Session: id, Epoch: 1, Asleep: true, Snapshot: snapshot.Pointer{Epoch: 1, Digest: "d"}})
+		out.WriteHeader(http.StatusGone)
+	})
+	for range 2 {
+		r := w.send(paid, "POST", "/execution/kill", `{"sessionId":"`+id+`"}`)
+		if r.Code != 200 || r.Body.String() != `{"killed":0,"pids":[]}` {
+			t.Errorf("%d %s", r.Code, r.Body)
+		}
+	}
+	w.sessions.Close()
+	if w.scheduler.Starts != 1 {
+		t.Errorf("%d jobs were started", w.scheduler.Starts)
+	}
 }

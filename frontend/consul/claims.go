@@ -8,6 +8,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -52,21 +55,58 @@ func (s *Store) WaitClaim(ctx context.Context, id string, epoch, since uint64) (
 	}
 }
 
-// Claims implements frontend.Store.
-func (s *Store) Claims(ctx context.Context) ([]string, error) {
-	folder := strings.TrimSuffix(claim.Folder(s.prefix, ""), "/")
-	keys, _, err := s.client.KV().Keys(folder, "", new(api.QueryOptions).WithContext(ctx))
-	if err != nil {
-		return nil, unavailable(err, "list %s", folder)
-	}
-	var ids []string
-	for _, key := range keys { // sorted: those of a session stand together
-		id, _, ok := strings.Cut(strings.TrimPrefix(key, folder), "/")
-		if ok && (len(ids) == 0 || ids[len(ids)-1] != id) {
-			ids = append(ids, id)
+// Traces implements frontend.Store. What a node was at when its session was deleted
+// may come after that, and with it any of the three.
+func (s *Store) Traces(ctx context.Context) ([]string, error) {
+	seen := map[string]bool{}
+	for _, folder := range []string{
+		strings.TrimSuffix(claim.Folder(s.prefix, ""), "/"),
+		strings.TrimSuffix(claim.RestFolder(s.prefix, ""), "/"),
+		claim.DataKey(s.prefix, ""),
+	} {
+		// With a separator Consul answers with what is directly in the folder.
+		keys, _, err := s.client.KV().Keys(folder, "/", new(api.QueryOptions).WithContext(ctx))
+		if err != nil {
+			return nil, unavailable(err, "list %s", folder)
+		}
+		for _, key := range keys {
+			if id := strings.TrimSuffix(strings.TrimPrefix(key, folder), "/"); id != "" {
+				seen[id] = true
+			}
 		}
 	}
-	return ids, nil
+	return slices.Sorted(maps.Keys(seen)), nil
+}
+
+// Prune implements frontend.Store.
+func (s *Store) Prune(ctx context.Context, id string, before uint64) error {
+	rests, err := s.rests(ctx, id)
+	if err != nil {
+		return err
+	}
+	last := frontend.LastSnapshot(rests, before)
+	var gone []string
+	for _, rest := range rests {
+		if rest.Epoch < last {
+			gone = append(gone, claim.RestKey(s.prefix, id, rest.Epoch))
+		}
+	}
+	folder := claim.Folder(s.prefix, id)
+	claims, _, err := s.client.KV().Keys(folder, "", new(api.QueryOptions).WithContext(ctx))
+	if err != nil {
+		return unavailable(err, "list %s", folder)
+	}
+	for _, key := range claims {
+		if epoch, err := strconv.ParseUint(strings.TrimPrefix(key, folder), 10, 64); err == nil && epoch < before {
+			gone = append(gone, key)
+		}
+	}
+	for _, key := range gone { // two, as a rule: one of each
+		if _, err := s.client.KV().Delete(key, new(api.WriteOptions).WithContext(ctx)); err != nil {
+			return unavailable(err, "delete %s", key)
+		}
+	}
+	return nil
 }
 
 // DropClaims implements frontend.Store.
@@ -113,7 +153,7 @@ func (s *Store) Seal(ctx context.Context, id string, epoch uint64) (claim.Rest, 
 		if err != nil && !errors.Is(err, frontend.ErrNotFound) {
 			return rest, err
 		}
-		if rest.Over() {
+		if rest.Sealed {
 			return rest, nil
 		}
 		rest.Session, rest.Epoch, rest.Sealed = id, epoch, true
@@ -134,20 +174,23 @@ func (s *Store) Seal(ctx context.Context, id string, epoch uint64) (claim.Rest, 
 
 // Kept implements frontend.Store.
 func (s *Store) Kept(ctx context.Context, id string) (bool, error) {
+	rests, err := s.rests(ctx, id)
+	return slices.ContainsFunc(rests, func(r claim.Rest) bool { return !r.Snapshot.IsZero() }), err
+}
+
+// rests reads what the nodes of all epochs of a session have noted.
+func (s *Store) rests(ctx context.Context, id string) ([]claim.Rest, error) {
 	pairs, err := s.list(ctx, claim.RestFolder(s.prefix, id))
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	for _, pair := range pairs {
-		var rest claim.Rest
-		if err := json.Unmarshal(pair.Value, &rest); err != nil {
-			return false, fmt.Errorf("decode %s: %w", pair.Key, err)
-		}
-		if !rest.Snapshot.IsZero() {
-			return true, nil
+	rests := make([]claim.Rest, len(pairs))
+	for i, pair := range pairs {
+		if err := json.Unmarshal(pair.Value, &rests[i]); err != nil {
+			return nil, fmt.Errorf("decode %s: %w", pair.Key, err)
 		}
 	}
-	return false, nil
+	return rests, nil
 }
 
 func decodeClaim(pair *api.KVPair) (claim.Claim, error) {

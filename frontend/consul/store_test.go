@@ -5,6 +5,7 @@ package consul_test
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/frontend"
 	"github.com/buntime/buntime/frontend/consul"
 	"github.com/buntime/buntime/frontend/frontendtest"
 	"github.com/buntime/buntime/frontend/testserver"
@@ -19,40 +21,49 @@ import (
 
 const prefix = "test"
 
-// stack is a Store on a real Consul, and a node's ways to claim and to note there.
-func stack(t testing.TB) (*consul.Store, func(c claim.Claim) error, func(r claim.Rest) error) {
+// stack is a Store on a real Consul, and what a node does there.
+func stack(t testing.TB) (*consul.Store, nodeKV) {
 	address := testserver.Consul(t)
 	store, err := consul.NewStore(consul.Config{Address: address, Prefix: prefix})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(store.Close)
-	node, err := api.NewClient(&api.Config{Address: address})
+	client, err := api.NewClient(&api.Config{Address: address})
 	if err != nil {
 		t.Fatal(err)
 	}
-	put := func(key string, v any) error {
-		value, err := json.Marshal(v)
-		if err != nil {
-			return err
-		}
-		_, _, err = node.KV().CAS(&api.KVPair{Key: key, Value: value}, nil)
+	return store, nodeKV{client.KV()}
+}
+
+type nodeKV struct{ kv *api.KV }
+
+func (n nodeKV) create(key string, v any) error {
+	value, err := json.Marshal(v)
+	if err != nil {
 		return err
 	}
-	return store,
-		func(c claim.Claim) error { return put(claim.Key(prefix, c.Session, c.Epoch), c) },
-		func(r claim.Rest) error { return put(claim.RestKey(prefix, r.Session, r.Epoch), r) }
+	_, _, err = n.kv.CAS(&api.KVPair{Key: key, Value: value}, nil)
+	return err
+}
+
+func (n nodeKV) claim(c claim.Claim) error {
+	return n.create(claim.Key(prefix, c.Session, c.Epoch), c)
+}
+
+func (n nodeKV) note(r claim.Rest) error {
+	return n.create(claim.RestKey(prefix, r.Session, r.Epoch), r)
 }
 
 func TestStore(t *testing.T) {
-	store, put, note := stack(t)
+	store, node := stack(t)
 	t.Run("suite", func(t *testing.T) {
 		frontendtest.TestStore(t, store, func(t *testing.T, c claim.Claim) {
-			if err := put(c); err != nil {
+			if err := node.claim(c); err != nil {
 				t.Fatal(err)
 			}
 		}, func(t *testing.T, r claim.Rest) {
-			if err := note(r); err != nil {
+			if err := node.note(r); err != nil {
 				t.Fatal(err)
 			}
 		})
@@ -60,6 +71,21 @@ func TestStore(t *testing.T) {
 	if err := store.Ready(t.Context()); err != nil {
 		t.Error(err)
 	}
+	t.Run("a key is left", func(t *testing.T) {
+		id := frontend.NewID()
+		if err := node.create(claim.DataKey(prefix, id), "key"); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []bool{true, false} {
+			ids, err := store.Traces(t.Context())
+			if err != nil || slices.Contains(ids, id) != want {
+				t.Errorf("%s listed among %q: want %t, %v", id, ids, want, err)
+			}
+			if err := store.DropClaims(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
 }
 
 func TestNobodyThere(t *testing.T) {
@@ -79,7 +105,7 @@ func TestNobodyThere(t *testing.T) {
 // BenchmarkCreate is what a create asks of Consul; BenchmarkWait is how long
 // after a claim its waiter knows.
 func BenchmarkCreate(b *testing.B) {
-	store, _, _ := stack(b)
+	store, _ := stack(b)
 	for b.Loop() {
 		if err := store.Create(b.Context(), frontendtest.Session("bench")); err != nil {
 			b.Fatal(err)
@@ -88,7 +114,7 @@ func BenchmarkCreate(b *testing.B) {
 }
 
 func BenchmarkGet(b *testing.B) {
-	store, _, _ := stack(b)
+	store, _ := stack(b)
 	r := frontendtest.Session("bench")
 	if err := store.Create(b.Context(), r); err != nil {
 		b.Fatal(err)
@@ -101,7 +127,7 @@ func BenchmarkGet(b *testing.B) {
 }
 
 func BenchmarkWait(b *testing.B) {
-	store, put, _ := stack(b)
+	store, node := stack(b)
 	var sum time.Duration
 	for b.Loop() {
 		r := frontendtest.Session("bench")
@@ -115,7 +141,7 @@ func BenchmarkWait(b *testing.B) {
 		}()
 		time.Sleep(2 * time.Millisecond) // the wait is under way
 		begin := time.Now()
-		if err := put(claim.Claim{Session: r.ID, Epoch: 1}); err != nil {
+		if err := node.claim(claim.Claim{Session: r.ID, Epoch: 1}); err != nil {
 			b.Fatal(err)
 		}
 		if err := <-done; err != nil {

@@ -33,6 +33,8 @@ func TestStore(t *testing.T, store frontend.Store, put func(t *testing.T, c clai
 		"all":           s.all,
 		"claims":        s.claims,
 		"rests":         s.rests,
+		"traces":        s.traces,
+		"prune":         s.prune,
 		"wait":          s.wait,
 		"wait has ends": s.waitEnds,
 		"many waits":    s.manyWaits,
@@ -248,7 +250,7 @@ func (s *suite) claims(t *testing.T, ctx context.Context) {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}
 	listed := func() int {
-		ids, err := s.store.Claims(ctx)
+		ids, err := s.store.Traces(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -310,8 +312,10 @@ func (s *suite) rests(t *testing.T, ctx context.Context) {
 	}
 	asleep := claim.Rest{Session: id, Epoch: 3, Snapshot: noted.Snapshot, Asleep: true}
 	s.note(t, asleep)
-	if got, err := s.store.Seal(ctx, id, 3); err != nil || got.Sealed || !got.Asleep {
-		t.Errorf("a session that sleeps was sealed: %+v, %v", got, err)
+	// Also that of a session that sleeps, which stays asleep: nothing comes after it.
+	asleep.Sealed = true
+	if got, err := s.store.Seal(ctx, id, 3); err != nil || !reflect.DeepEqual(got, asleep) {
+		t.Errorf("sealed %+v, %v, want %+v", got, err, asleep)
 	}
 	if err := s.store.DropClaims(ctx, id); err != nil {
 		t.Error(err)
@@ -319,6 +323,54 @@ func (s *suite) rests(t *testing.T, ctx context.Context) {
 	kept(false)
 	_, err = s.store.Rest(ctx, id, 1)
 	wants(t, "rest after drop", err, frontend.ErrNotFound)
+}
+
+// traces: a note that came after the claims were dropped is found.
+func (s *suite) traces(t *testing.T, ctx context.Context) {
+	id := frontend.NewID()
+	listed := func() bool {
+		ids, err := s.store.Traces(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.Contains(ids, id)
+	}
+	s.note(t, claim.Rest{Session: id, Epoch: 1})
+	if !listed() {
+		t.Error("a session with nothing but a note is not listed")
+	}
+	if err := s.store.DropClaims(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	if listed() {
+		t.Error("a session with nothing is listed")
+	}
+}
+
+// prune: what no life needs any more goes, the last snapshot stays.
+func (s *suite) prune(t *testing.T, ctx context.Context) {
+	id := frontend.NewID()
+	for epoch := uint64(1); epoch <= 12; epoch++ {
+		s.put(t, claim.Claim{Session: id, Epoch: epoch})
+		r := claim.Rest{Session: id, Epoch: epoch}
+		if epoch == 2 || epoch == 8 || epoch == 12 { // nothing came of the others
+			r.Snapshot = snapshot.Pointer{Epoch: epoch, Digest: "d"}
+		}
+		s.note(t, r)
+	}
+	for range 2 { // also when there is nothing to do
+		if err := s.store.Prune(ctx, id, 11); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for epoch := uint64(1); epoch <= 12; epoch++ {
+		if _, err := s.store.Claim(ctx, id, epoch); errors.Is(err, frontend.ErrNotFound) != (epoch < 11) {
+			t.Errorf("claim of epoch %d: %v", epoch, err)
+		}
+		if _, err := s.store.Rest(ctx, id, epoch); errors.Is(err, frontend.ErrNotFound) != (epoch < 8) {
+			t.Errorf("rest of epoch %d: %v", epoch, err)
+		}
+	}
 }
 
 // wait: the claim comes before the wait, or during it, with and without a hint.

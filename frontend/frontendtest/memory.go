@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -249,19 +250,29 @@ func (s *Store) WaitClaim(ctx context.Context, id string, epoch, _ uint64) (clai
 	}
 }
 
-// Claims implements frontend.Store.
-func (s *Store) Claims(ctx context.Context) ([]string, error) {
-	if err := s.enter(ctx, "Claims"); err != nil {
+// Traces implements frontend.Store. Keys are not kept here.
+func (s *Store) Traces(ctx context.Context) ([]string, error) {
+	if err := s.enter(ctx, "Traces"); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var ids []string
-	for id := range s.claims {
-		ids = append(ids, id)
-	}
+	ids := slices.AppendSeq(slices.Collect(maps.Keys(s.claims)), maps.Keys(s.rests))
 	slices.Sort(ids)
-	return ids, nil
+	return slices.Compact(ids), nil
+}
+
+// Prune implements frontend.Store.
+func (s *Store) Prune(ctx context.Context, id string, before uint64) error {
+	if err := s.enter(ctx, "Prune"); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last := frontend.LastSnapshot(slices.Collect(maps.Values(s.rests[id])), before)
+	maps.DeleteFunc(s.rests[id], func(epoch uint64, _ claim.Rest) bool { return epoch < last })
+	maps.DeleteFunc(s.claims[id], func(epoch uint64, _ claim.Claim) bool { return epoch < before })
+	return nil
 }
 
 // DropClaims implements frontend.Store.
@@ -305,7 +316,7 @@ func (s *Store) Rest(ctx context.Context, id string, epoch uint64) (claim.Rest, 
 // Seal implements frontend.Store.
 func (s *Store) Seal(ctx context.Context, id string, epoch uint64) (claim.Rest, error) {
 	r, err := s.Rest(ctx, id, epoch)
-	if err != nil && !errors.Is(err, frontend.ErrNotFound) || r.Over() {
+	if err != nil && !errors.Is(err, frontend.ErrNotFound) || r.Sealed {
 		return r, err
 	}
 	r.Session, r.Epoch, r.Sealed = id, epoch, true

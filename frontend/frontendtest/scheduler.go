@@ -21,10 +21,14 @@ type Scheduler struct {
 	Idle bool
 	// Fail, if not nil, is asked before each call, by method; its error is returned.
 	Fail func(method string) error
+	// Starts counts the jobs that were started.
+	Starts int
 
 	mu   sync.Mutex
-	jobs map[string]bool // by session: dead
+	jobs map[string]map[uint64]job // by session and epoch
 }
+
+type job struct{ dead, saving bool }
 
 var _ frontend.Scheduler = (*Scheduler)(nil)
 
@@ -42,22 +46,42 @@ func (s *Scheduler) Start(_ context.Context, sess *frontend.Session) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.jobs[sess.ID]; ok {
+	if _, ok := s.jobs[sess.ID][sess.Epoch]; ok {
 		return frontend.ErrExists
 	}
-	if s.jobs == nil {
-		s.jobs = map[string]bool{}
-	}
-	s.jobs[sess.ID] = false
+	s.Starts++
+	s.set(sess.ID, sess.Epoch, job{})
 	if !s.Idle {
 		s.Store.PutClaim(claim.Claim{Session: sess.ID, Epoch: sess.Epoch, Alloc: "alloc-" + sess.ID, Node: "node", API: s.API, Preview: s.Preview})
 	}
 	return nil
 }
 
+// set is called with mu held.
+func (s *Scheduler) set(id string, epoch uint64, j job) {
+	if s.jobs == nil {
+		s.jobs = map[string]map[uint64]job{}
+	}
+	if s.jobs[id] == nil {
+		s.jobs[id] = map[uint64]job{}
+	}
+	s.jobs[id][epoch] = j
+}
+
 // Stop implements frontend.Scheduler.
-func (s *Scheduler) Stop(_ context.Context, id string) error {
+func (s *Scheduler) Stop(_ context.Context, id string, epoch uint64) error {
 	if err := s.enter("Stop"); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.jobs[id], epoch)
+	return nil
+}
+
+// StopAll implements frontend.Scheduler.
+func (s *Scheduler) StopAll(_ context.Context, id string) error {
+	if err := s.enter("StopAll"); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -66,14 +90,24 @@ func (s *Scheduler) Stop(_ context.Context, id string) error {
 	return nil
 }
 
-// Add adds a job that nobody has started here.
-func (s *Scheduler) Add(id string, dead bool) {
+// Add adds a job of a session's first epoch that nobody has started here.
+func (s *Scheduler) Add(id string, dead bool) { s.add(id, job{dead: dead}) }
+
+// AddSaving adds a job of a session's first epoch that was told to stop and whose
+// node is still at it.
+func (s *Scheduler) AddSaving(id string) { s.add(id, job{dead: true, saving: true}) }
+
+func (s *Scheduler) add(id string, j job) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.jobs == nil {
-		s.jobs = map[string]bool{}
-	}
-	s.jobs[id] = dead
+	s.set(id, 1, j)
+}
+
+// End ends the task of a session's epoch.
+func (s *Scheduler) End(id string, epoch uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.set(id, epoch, job{dead: true})
 }
 
 // Jobs implements frontend.Scheduler.
@@ -84,25 +118,30 @@ func (s *Scheduler) Jobs(context.Context) ([]frontend.Job, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []frontend.Job
-	for id, dead := range s.jobs {
-		out = append(out, frontend.Job{Session: id, Dead: dead})
+	for id, epochs := range s.jobs {
+		for epoch, j := range epochs {
+			out = append(out, frontend.Job{Session: id, Epoch: epoch, Dead: j.dead})
+		}
 	}
 	return out, nil
 }
 
 // Lost implements frontend.Scheduler.
-func (s *Scheduler) Lost(_ context.Context, id string) (bool, error) {
+func (s *Scheduler) Lost(_ context.Context, id string, epoch uint64) (bool, error) {
 	if err := s.enter("Lost"); err != nil {
 		return false, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	dead, ok := s.jobs[id]
-	return dead || !ok, nil
+	j, ok := s.jobs[id][epoch]
+	if !ok {
+		return false, frontend.ErrNotFound
+	}
+	return j.dead && !j.saving, nil
 }
 
 // Explain implements frontend.Scheduler.
-func (s *Scheduler) Explain(context.Context, string) string { return "it is a stand-in" }
+func (s *Scheduler) Explain(context.Context, string, uint64) string { return "it is a stand-in" }
 
 // Ready implements frontend.Scheduler.
 func (s *Scheduler) Ready(context.Context) error { return s.enter("Ready") }

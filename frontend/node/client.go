@@ -24,13 +24,13 @@ import (
 var (
 	// ErrUnreachable says that nothing listens where the session should be.
 	// Nothing of the request was sent.
-	ErrUnreachable = errors.New("node agent cannot be reached")
+	ErrUnreachable = fmt.Errorf("node agent cannot be reached: %w", frontend.ErrAway)
 	// ErrMoved says that what listens there does not carry the session. Nothing
 	// of the request was done.
-	ErrMoved = errors.New("session is not on this node any more")
+	ErrMoved = fmt.Errorf("session is not on this node any more: %w", frontend.ErrAway)
 	// ErrLost says that the connection broke after the request was sent, so
 	// that nobody knows what was done.
-	ErrLost = errors.New("connection to the node agent broke")
+	ErrLost = fmt.Errorf("connection to the node agent broke: %w", frontend.ErrAway)
 )
 
 // Client calls node agents. The zero value is not ready; see NewClient.

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -27,9 +28,12 @@ const connections = 64
 // jobPrefix begins the ids of all session jobs.
 const jobPrefix = "ses-"
 
-// metaSession names a session's job's meta value that has the session's id. A
-// job without it is somebody else's, whatever its name.
-const metaSession = "session"
+// metaSession and metaEpoch name the meta values of a session's job that have the
+// session's id and epoch. A job without them is somebody else's, whatever its name.
+const (
+	metaSession = "session"
+	metaEpoch   = "epoch"
+)
 
 // Scheduler implements frontend.Scheduler.
 type Scheduler struct {
@@ -126,8 +130,25 @@ func (s *Scheduler) parsed(ctx context.Context) (*template, error) {
 }
 
 // Stop implements frontend.Scheduler.
-func (s *Scheduler) Stop(ctx context.Context, id string) error {
-	job := frontend.Label(id)
+func (s *Scheduler) Stop(ctx context.Context, id string, epoch uint64) error {
+	return s.stop(ctx, frontend.JobID(id, epoch))
+}
+
+// StopAll implements frontend.Scheduler.
+func (s *Scheduler) StopAll(ctx context.Context, id string) error {
+	jobs, err := s.jobs(ctx, frontend.Label(id))
+	if err != nil {
+		return err
+	}
+	for _, job := range jobs {
+		if job.Session == id {
+			err = errors.Join(err, s.Stop(ctx, id, job.Epoch))
+		}
+	}
+	return err
+}
+
+func (s *Scheduler) stop(ctx context.Context, job string) error {
 	_, _, err := s.client.Jobs().Deregister(job, true, new(api.WriteOptions).WithContext(ctx))
 	if err != nil && !isNotFound(err) {
 		return unavailable(err, "deregister job %s", job)
@@ -137,16 +158,23 @@ func (s *Scheduler) Stop(ctx context.Context, id string) error {
 
 // Jobs implements frontend.Scheduler.
 func (s *Scheduler) Jobs(ctx context.Context) ([]frontend.Job, error) {
+	return s.jobs(ctx, jobPrefix)
+}
+
+// jobs lists the sessions' jobs whose ids begin with a prefix.
+func (s *Scheduler) jobs(ctx context.Context, prefix string) ([]frontend.Job, error) {
 	var jobs []frontend.Job
-	q := (&api.QueryOptions{Prefix: jobPrefix, PerPage: 1000}).WithContext(ctx)
+	q := (&api.QueryOptions{Prefix: prefix, PerPage: 1000}).WithContext(ctx)
 	for {
 		stubs, meta, err := s.client.Jobs().ListOptions(&api.JobListOptions{Fields: &api.JobListFields{Meta: true}}, q)
 		if err != nil {
 			return nil, unavailable(err, "list jobs")
 		}
 		for _, stub := range stubs {
-			if id := frontend.FromLabel(stub.ID); id != "" && stub.Meta[metaSession] == id {
-				jobs = append(jobs, frontend.Job{Session: id, Dead: stub.Status == "dead"})
+			id := stub.Meta[metaSession]
+			epoch, err := strconv.ParseUint(stub.Meta[metaEpoch], 10, 64)
+			if err == nil && frontend.ValidID(id) && stub.ID == frontend.JobID(id, epoch) {
+				jobs = append(jobs, frontend.Job{Session: id, Epoch: epoch, Dead: stub.Status == dead})
 			}
 		}
 		if meta.NextToken == "" {
@@ -156,9 +184,15 @@ func (s *Scheduler) Jobs(ctx context.Context) ([]frontend.Job, error) {
 	}
 }
 
-// Lost implements frontend.Scheduler.
-func (s *Scheduler) Lost(ctx context.Context, id string) (bool, error) {
-	job := frontend.Label(id)
+// dead is the status of a job of which Nomad expects nothing more. That may be
+// because it was told to stop, although its client is still at it.
+const dead = "dead"
+
+// Lost implements frontend.Scheduler by what clients say of the allocations. With a
+// job that is purged Nomad forgets those at once, while clients are still stopping
+// them.
+func (s *Scheduler) Lost(ctx context.Context, id string, epoch uint64) (bool, error) {
+	job := frontend.JobID(id, epoch)
 	allocs, _, err := s.client.Jobs().Allocations(job, true, new(api.QueryOptions).WithContext(ctx))
 	if err != nil {
 		return false, unavailable(err, "list allocations of job %s", job)
@@ -169,20 +203,23 @@ func (s *Scheduler) Lost(ctx context.Context, id string) (bool, error) {
 			return false, nil
 		}
 	}
-	// Without any, the job is gone, or about to be placed.
-	if len(allocs) == 0 {
-		_, _, err := s.client.Jobs().Info(job, new(api.QueryOptions).WithContext(ctx))
-		if err != nil && !isNotFound(err) {
-			return false, unavailable(err, "look at job %s", job)
-		}
-		return err != nil, nil
+	if len(allocs) > 0 {
+		return true, nil
 	}
-	return true, nil
+	// Without any, the job is gone, was stopped before it got one, or will get one.
+	now, _, err := s.client.Jobs().Info(job, new(api.QueryOptions).WithContext(ctx))
+	if isNotFound(err) {
+		return false, fmt.Errorf("look at job %s: %w", job, frontend.ErrNotFound)
+	}
+	if err != nil {
+		return false, unavailable(err, "look at job %s", job)
+	}
+	return now.Status != nil && *now.Status == dead, nil
 }
 
 // Explain implements frontend.Scheduler.
-func (s *Scheduler) Explain(ctx context.Context, id string) string {
-	job := frontend.Label(id)
+func (s *Scheduler) Explain(ctx context.Context, id string, epoch uint64) string {
+	job := frontend.JobID(id, epoch)
 	q := new(api.QueryOptions).WithContext(ctx)
 	allocs, _, err := s.client.Jobs().Allocations(job, true, q)
 	if err != nil {

@@ -5,8 +5,11 @@ package nomad_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
@@ -60,9 +63,10 @@ func TestScheduler(t *testing.T) {
 		t.Errorf("start again: %v", err)
 	}
 	label := strings.Replace(sess.ID, "_", "-", 1)
+	name := label + "-3"
 
 	t.Run("job", func(t *testing.T) {
-		job, _, err := client.Jobs().Info(label, nil)
+		job, _, err := client.Jobs().Info(name, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -84,17 +88,29 @@ func TestScheduler(t *testing.T) {
 			t.Fatal(err)
 		}
 		jobs, err := s.Jobs(ctx)
-		if err != nil || !slices.Equal(jobs, []frontend.Job{{Session: sess.ID}}) {
+		if err != nil || !slices.Equal(jobs, []frontend.Job{{Session: sess.ID, Epoch: 3}}) {
 			t.Errorf("jobs: %+v, %v", jobs, err)
 		}
 	})
 	t.Run("explain", func(t *testing.T) {
-		if why := s.Explain(ctx, sess.ID); !strings.Contains(why, "no placement") && !strings.Contains(why, "no allocation") {
+		if why := s.Explain(ctx, sess.ID, sess.Epoch); !strings.Contains(why, "no placement") && !strings.Contains(why, "no allocation") {
 			t.Errorf("got %q", why)
 		}
 	})
+	isLost := func(t *testing.T, epoch uint64, want bool) {
+		t.Helper()
+		if lost, err := s.Lost(ctx, sess.ID, epoch); err != nil || lost != want {
+			t.Errorf("epoch %d lost: %t, %v, want %t", epoch, lost, err, want)
+		}
+	}
+	t.Run("lost", func(t *testing.T) {
+		isLost(t, 3, false) // it may get an allocation
+		if _, err := s.Lost(ctx, sess.ID, 2); !errors.Is(err, frontend.ErrNotFound) {
+			t.Errorf("a job that never was: %v", err)
+		}
+	})
 	t.Run("dead", func(t *testing.T) {
-		if _, _, err := client.Jobs().Deregister(label, false, nil); err != nil {
+		if _, _, err := client.Jobs().Deregister(name, false, nil); err != nil {
 			t.Fatal(err)
 		}
 		for { // the scheduler comes to it in its own time; no event tells
@@ -102,15 +118,29 @@ func TestScheduler(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if slices.Equal(jobs, []frontend.Job{{Session: sess.ID, Dead: true}}) {
+			if slices.Equal(jobs, []frontend.Job{{Session: sess.ID, Epoch: 3, Dead: true}}) {
 				break
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
+		isLost(t, 3, true) // it has got none, and will not
 	})
 	t.Run("stop", func(t *testing.T) {
+		next := *sess
+		next.Epoch = 4
+		if err := s.Start(ctx, &next); err != nil {
+			t.Fatal(err)
+		}
 		for range 2 { // also when it is gone
-			if err := s.Stop(ctx, sess.ID); err != nil {
+			if err := s.Stop(ctx, sess.ID, 3); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if jobs, err := s.Jobs(ctx); err != nil || !slices.Equal(jobs, []frontend.Job{{Session: sess.ID, Epoch: 4}}) {
+			t.Errorf("after the stop of one life of two: %+v, %v", jobs, err)
+		}
+		for range 2 {
+			if err := s.StopAll(ctx, sess.ID); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -130,7 +160,7 @@ func checkJob(t *testing.T, job *api.Job, sess *frontend.Session, label string) 
 	for what, pair := range map[string][2]any{
 		"type":           {*job.Type, "batch"},
 		"count":          {*group.Count, 1},
-		"meta":           {fmt.Sprint(job.Meta), fmt.Sprintf("map[session:%s]", sess.ID)},
+		"meta":           {fmt.Sprint(job.Meta), fmt.Sprintf("map[epoch:3 session:%s]", sess.ID)},
 		"restarts":       {*group.RestartPolicy.Attempts, 0},
 		"reschedules":    {*group.ReschedulePolicy.Attempts, 0},
 		"for ever":       {*group.ReschedulePolicy.Unlimited, false},
@@ -153,6 +183,55 @@ func checkJob(t *testing.T, job *api.Job, sess *frontend.Session, label string) 
 		if pair[0] != pair[1] {
 			t.Errorf("%s: got %v, want %v", what, pair[0], pair[1])
 		}
+	}
+}
+
+// TestLost: what counts is what clients say of the allocations, not what has become
+// of the job.
+func TestLost(t *testing.T) {
+	type allocs []map[string]string
+	alloc := func(desired, client string) map[string]string {
+		return map[string]string{"ID": "a", "DesiredStatus": desired, "ClientStatus": client}
+	}
+	for _, c := range []struct {
+		name   string
+		allocs allocs
+		status string
+		want   bool
+	}{
+		{"runs", allocs{alloc("run", "running")}, "running", false},
+		{"about to run", allocs{alloc("run", "pending")}, "running", false},
+		{"told to stop, and saves", allocs{alloc("stop", "running")}, "dead", false},
+		{"told to stop before it ran", allocs{alloc("stop", "pending")}, "running", false},
+		{"has ended", allocs{alloc("run", "complete")}, "dead", true},
+		{"has failed", allocs{alloc("run", "failed")}, "dead", true},
+		{"its node is away", allocs{alloc("run", "unknown")}, "dead", true},
+		{"its node is down", allocs{alloc("stop", "lost")}, "dead", true},
+		{"not placed yet", nil, "pending", false},
+		{"stopped before it was placed", nil, "dead", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			sess := frontendtest.Session("a")
+			job := frontend.JobID(sess.ID, 2)
+			answer := func(w http.ResponseWriter, v any) {
+				if err := json.NewEncoder(w).Encode(v); err != nil {
+					t.Error(err)
+				}
+			}
+			mux := http.NewServeMux()
+			mux.HandleFunc("/v1/job/"+job+"/allocations", func(w http.ResponseWriter, _ *http.Request) {
+				answer(w, c.allocs)
+			})
+			mux.HandleFunc("/v1/job/"+job, func(w http.ResponseWriter, _ *http.Request) {
+				answer(w, map[string]string{"ID": job, "Status": c.status})
+			})
+			server := httptest.NewServer(mux)
+			defer server.Close()
+			s, _ := scheduler(t, server.URL)
+			if lost, err := s.Lost(deadline(t), sess.ID, 2); err != nil || lost != c.want {
+				t.Errorf("lost %t, %v, want %t", lost, err, c.want)
+			}
+		})
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strconv"
 	"strings"
 	"time"
 
@@ -64,12 +65,12 @@ func (t *template) stamp(s *frontend.Session) (*api.Job, error) {
 	if err := json.Unmarshal([]byte(text), job); err != nil {
 		return nil, fmt.Errorf("decode: %w", err)
 	}
-	label := frontend.Label(s.ID)
-	job.ID, job.Name = &label, &label
+	id := frontend.JobID(s.ID, s.Epoch)
+	job.ID, job.Name = &id, &id
 	if job.Meta == nil {
 		job.Meta = map[string]string{}
 	}
-	job.Meta[metaSession] = s.ID
+	job.Meta[metaSession], job.Meta[metaEpoch] = s.ID, strconv.FormatUint(s.Epoch, 10)
 
 	task := job.TaskGroups[0].Tasks[0]
 	if task.Config == nil {

@@ -10,12 +10,15 @@ import (
 	"errors"
 	"fmt"
 	"html/template"
+	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/buntime/buntime/driver/claim"
@@ -139,12 +142,53 @@ func (h *Handler) address(r *http.Request, sess *frontend.Session) {
 var errMoved = errors.New("the session has moved")
 
 // follower sends a request after a session that has left the node it was addressed
-// to, asleep or to another. A body can be sent but once.
+// to, asleep or to another. A body can be sent but once: it is sent again only as
+// long as nothing of it was read.
 type follower struct{ h *Handler }
+
+// attempt is a request's body for one attempt to send it. The transport closes it
+// when it has failed, and may be reading it still.
+type attempt struct {
+	io.Reader
+	mu         sync.Mutex
+	used, over bool
+}
+
+var errOver = errors.New("the attempt to send the request is over")
+
+// Read implements io.Reader.
+func (a *attempt) Read(p []byte) (int, error) {
+	a.mu.Lock()
+	over := a.over
+	a.used = a.used || !over
+	a.mu.Unlock()
+	if over {
+		return 0, errOver
+	}
+	return a.Reader.Read(p)
+}
+
+// Close implements io.Closer. The server closes the body itself.
+func (a *attempt) Close() error { return nil }
+
+// whole ends the attempt and says whether the body is whole still.
+func (a *attempt) whole() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.over = true
+	return !a.used
+}
 
 func (f follower) RoundTrip(r *http.Request) (*http.Response, error) {
 	const most = 3
+	body := r.Body
+	r = r.WithContext(r.Context()) // a copy: the caller's keeps its body
 	for range most - 1 {
+		var once *attempt
+		if body != nil && body != http.NoBody {
+			once = &attempt{Reader: body}
+			r.Body = once
+		}
 		res, err := f.h.transport.RoundTrip(r)
 		gone := err == nil && res.StatusCode == http.StatusGone && res.Header.Get(door.MovedHeader) != ""
 		if !gone && !errors.Is(err, errMoved) {
@@ -160,7 +204,7 @@ func (f follower) RoundTrip(r *http.Request) (*http.Response, error) {
 				return nil, err
 			}
 		}
-		if r.Body != nil && r.Body != http.NoBody {
+		if once != nil && !once.whole() {
 			return nil, frontend.Unavailable("the session went to sleep while the request was on its way; try again")
 		}
 		if sess, err = f.h.sessions.ResolvePreview(r.Context(), sess.ID); err != nil {
@@ -168,6 +212,7 @@ func (f follower) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		r = r.Clone(context.WithValue(r.Context(), sessionKey{}, sess))
 		f.h.address(r, sess)
+		r.Body = body
 	}
 	return f.h.transport.RoundTrip(r)
 }
@@ -229,7 +274,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if e.RetryAfter > 0 {
-		w.Header().Set("Retry-After", "1")
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(e.RetryAfter.Seconds()))))
 	}
 	// A client that is gone does not read the answer; nothing is to be done.
 	if strings.Contains(r.Header.Get("Accept"), "text/html") {

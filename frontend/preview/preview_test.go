@@ -308,3 +308,40 @@ func TestMoved(t *testing.T) {
 		t.Errorf("%d %q", status, body)
 	}
 }
+
+// TestMovedWithBody: nothing of a request was sent before its session was found
+// elsewhere, so that it can be sent there.
+func TestMovedWithBody(t *testing.T) {
+	w := newWorld(t)
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "got %s, %v", body, err)
+	}))
+	defer other.Close()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	w.NodeWait = 10 * time.Second
+	for i, length := range []int64{4, -1} { // known, and not
+		w.place(t, uint64(2*i+3), l.Addr().String())
+		time.AfterFunc(200*time.Millisecond, func() {
+			w.place(t, uint64(2*i+4), strings.TrimPrefix(other.URL, "http://"))
+		})
+		r, err := http.NewRequestWithContext(t.Context(), "POST", w.url, io.MultiReader(strings.NewReader("body")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Host, r.ContentLength = w.host(), length
+		res, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(res.Body)
+		res.Body.Close()
+		if err != nil || res.StatusCode != 200 || string(got) != "got body, <nil>" {
+			t.Errorf("%s %s, %v", res.Status, got, err)
+		}
+	}
+}
