@@ -161,8 +161,8 @@ func (k *keeper) save(ctx context.Context, final bool) error {
 	return err
 }
 
-// pruneTimeout bounds what a session that sleeps is kept for on the node.
-const pruneTimeout = 5 * time.Second
+// finalPruneTimeout bounds what a session that sleeps is kept for on the node.
+const finalPruneTimeout = 5 * time.Second
 
 func (k *keeper) trySave(ctx context.Context, final bool) error {
 	release, err := k.hold(ctx)
@@ -212,7 +212,7 @@ func (k *keeper) trySave(ctx context.Context, final bool) error {
 	k.mu.Unlock()
 	if final {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, pruneTimeout)
+		ctx, cancel = context.WithTimeout(ctx, finalPruneTimeout)
 		defer cancel()
 	}
 	if err := k.repo.Prune(ctx, who, pointer); err != nil {
