@@ -23,6 +23,7 @@ func TestStormDisk(t *testing.T) {
 		t.Skip("it looks at the images of its own system, and BUNTIME_E2E_URL names another")
 	}
 	s := createSession(t, deadline(t, 8*time.Minute), enterprise(), M{"resourceLimits": M{"cpu": 1}})
+	s.command("true") // a session is there once a node has claimed it, its sandbox a little later
 	image := s.image()
 	const limit, most = 1 << 30, 1280 << 20 // of files; with what ext4 itself takes
 	full := func(what string) {
