@@ -19,8 +19,8 @@ const (
 	reapers = 8
 )
 
-// Run reaps until the context ends. Any number of front-ends may: every step
-// is a compare-and-swap or may be repeated.
+// Run reaps until the context ends. One front-end does it for all, but two may at a
+// time: every step is a compare-and-swap or may be repeated.
 func (s *Service) Run(ctx context.Context) {
 	tick := time.NewTicker(s.ReapInterval)
 	defer tick.Stop()
