@@ -39,9 +39,12 @@ const (
 	lockDelay = time.Millisecond
 	// delayPause is between two tries during a lockDelay, whose end is no event.
 	delayPause = 10 * time.Millisecond
-	// standTimeout bounds what it takes to stand: three calls of about 1 ms, and the
-	// agent's telling the servers of the check.
-	standTimeout = 10 * time.Second
+	// registerTimeout bounds a call of about 1 ms.
+	registerTimeout = 10 * time.Second
+	// openTimeout is how long the agent may take to tell the servers of a check: some
+	// milliseconds, but when the last time has failed, as while Consul starts, it is
+	// tried again after 15 to 30 s. To begin anew earlier would hold it up again.
+	openTimeout = 45 * time.Second
 	// withdrawTimeout bounds the end of a candidacy. What is not done by then expires.
 	withdrawTimeout = 3 * time.Second
 	// firstPause and lastPause are between two candidacies while Consul is away.
@@ -147,7 +150,7 @@ func cause(ctx context.Context, err error) error {
 
 // register adds the check to the agent.
 func (c *candidate) register(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, standTimeout, fmt.Errorf("no answer in %v", standTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, registerTimeout, fmt.Errorf("no answer in %v", registerTimeout))
 	defer cancel()
 	err := c.client.Agent().ServiceRegisterOpts(&api.AgentServiceRegistration{
 		ID: c.id, Name: service,
@@ -164,9 +167,9 @@ func (c *candidate) register(ctx context.Context) error {
 
 // open makes the session, once the servers know the check.
 func (c *candidate) open(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, standTimeout, fmt.Errorf("not known to Consul's servers in %v", standTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, fmt.Errorf("not known to Consul's servers in %v", openTimeout))
 	defer cancel()
-	q := (&api.QueryOptions{Filter: fmt.Sprintf("CheckID == %q", c.id), WaitTime: standTimeout}).WithContext(ctx)
+	q := (&api.QueryOptions{Filter: fmt.Sprintf("CheckID == %q", c.id), WaitTime: openTimeout}).WithContext(ctx)
 	for {
 		checks, meta, err := c.client.Health().Checks(service, q)
 		if err != nil {

@@ -59,15 +59,20 @@ type polls struct {
 
 func newPolls(t testing.TB) *polls {
 	p := &polls{address: testserver.Consul(t)}
-	var err error
-	if p.client, err = api.NewClient(&api.Config{Address: p.address}); err != nil {
-		t.Fatal(err)
-	}
+	p.client = newClient(t, &api.Config{Address: p.address})
 	return p
 }
 
+func newClient(t testing.TB, c *api.Config) *api.Client {
+	client, err := api.NewClient(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
+
 func (p *polls) stand(t *testing.T) frontend.Election {
-	e, err := consul.NewElection(consul.Config{Address: p.address, Prefix: prefix}, slog.New(slog.DiscardHandler))
+	e, err := consul.NewElection(consul.Config{Address: p.address, Prefix: prefix}, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,6 +169,10 @@ func (p *polls) child(t *testing.T) *child {
 	return c
 }
 
+// patience is for a Consul that starts: its agent may take half a minute until it
+// tells its server of a check.
+const patience = time.Minute
+
 // says waits for what the child prints next, which must be this.
 func (c *child) says(want string) {
 	c.t.Helper()
@@ -172,8 +181,8 @@ func (c *child) says(want string) {
 		if line != want {
 			c.t.Fatalf("it says %q, want %q", line, want)
 		}
-	case <-time.After(30 * time.Second):
-		c.t.Fatalf("it has not said %q in 30 s", want)
+	case <-time.After(patience):
+		c.t.Fatalf("it has not said %q in %v", want, patience)
 	}
 }
 
@@ -244,7 +253,7 @@ func TestTakeOver(t *testing.T) {
 // stands waits until so many have a session, and with it all they need to lead.
 func (p *polls) stands(t *testing.T, want int) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(patience)
 	for q := new(api.QueryOptions); ; {
 		sessions, meta, err := p.client.Session().List(q)
 		if err != nil {

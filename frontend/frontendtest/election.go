@@ -66,7 +66,7 @@ func TestElection(t *testing.T, stand func(t *testing.T) frontend.Election, depo
 		"done early":                  testDoneEarly,
 	} {
 		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeoutCause(context.Background(), time.Minute, errors.New("test took over a minute"))
+			ctx, cancel := context.WithTimeoutCause(context.Background(), 2*time.Minute, errors.New("test took over 2 minutes"))
 			defer cancel()
 			c := &candidates{ctx: ctx, stand: stand, led: make(chan *candidate, 100), most: 1}
 			defer c.all.Wait()

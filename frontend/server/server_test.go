@@ -170,7 +170,7 @@ func (f *frontEnd) create() string {
 // empty waits until Consul has no key of sessions and Nomad no job, or fails.
 func (c *cluster) empty() {
 	c.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute) // a Consul that starts may take half of it to have a leader elected
 	for {
 		keys, _, err := c.kv.Keys("buntime/", "", nil)
 		if err != nil {
