@@ -10,10 +10,15 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -266,6 +271,49 @@ func (p *polls) stands(t *testing.T, want int) {
 			t.Fatalf("%d stand, want %d", len(sessions), want)
 		}
 		q.WaitIndex, q.WaitTime = meta.LastIndex, time.Second
+	}
+}
+
+// TestConsulHangs: who leads stops in time, before another could have the lock, and
+// leads again when Consul answers.
+func TestConsulHangs(t *testing.T) {
+	p := newPolls(t)
+	target, err := url.Parse("http://" + p.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var hangs atomic.Bool
+	goesOn := make(chan struct{})
+	forward := httputil.NewSingleHostReverseProxy(target)
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if hangs.Load() {
+			<-goesOn
+		}
+		forward.ServeHTTP(w, r)
+	}))
+	defer proxy.Close()
+	through := &polls{address: proxy.URL, client: p.client}
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 2*patience, errors.New("test took too long"))
+	defer cancel()
+	e, turns := through.stand(t), 0
+	e.Lead(ctx, func(lead context.Context) {
+		if turns++; turns == 2 {
+			cancel()
+			return
+		}
+		hangs.Store(true)
+		begin := time.Now()
+		<-lead.Done()
+		if took := time.Since(begin); took > 3*time.Second {
+			t.Errorf("it led for %v without Consul", took)
+		}
+		time.AfterFunc(5*time.Second, func() {
+			hangs.Store(false)
+			close(goesOn)
+		})
+	})
+	if turns != 2 {
+		t.Errorf("it led %d times: %v", turns, context.Cause(ctx))
 	}
 }
 

@@ -101,7 +101,7 @@ func (c *candidates) endAll() {
 }
 
 // add adds a front-end that leads, when it does, for as long as lead.
-func (c *candidates) add(t *testing.T, lead func(context.Context)) *candidate {
+func (c *candidates) add(t *testing.T, lead func(context.Context)) {
 	ctx, end := context.WithCancel(c.ctx)
 	c.ends = append(c.ends, end)
 	one := &candidate{end: end, ended: make(chan struct{})}
@@ -115,7 +115,6 @@ func (c *candidates) add(t *testing.T, lead func(context.Context)) *candidate {
 			c.count(t, -1)
 		})
 	})
-	return one
 }
 
 func (c *candidates) count(t *testing.T, n int) {
