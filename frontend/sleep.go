@@ -36,20 +36,8 @@ func (s *Service) Sleep(ctx context.Context, account, id string, state State, fo
 		if sess, err = s.place(ctx, sess); err != nil {
 			return nil, err
 		}
-		err = s.Node.Sleep(ctx, sess, state, force)
-		switch {
-		case err == nil && state == StateDeepSleep:
-			s.Forget(id)
-			return s.settle(ctx, sess, false)
-		case err == nil:
-			return sess, nil
-		case !errors.Is(err, ErrAway):
-			return nil, err
-		}
-		// It may sleep already, or live elsewhere. To tell it twice does no harm.
-		s.Forget(id)
-		if merr := s.Moved(ctx, sess); merr != nil {
-			return nil, merr
+		if sess, err = s.rest(ctx, sess, state, force); !errors.Is(err, ErrAway) {
+			return sess, err
 		}
 		if s.Now().Sub(begin) >= awayTimeout {
 			return nil, fmt.Errorf("%w; %w", Unavailable("the session's node does not answer at the moment; try again"), err)
@@ -60,6 +48,29 @@ func (s *Service) Sleep(ctx context.Context, account, id string, state State, fo
 		case <-time.After(awayPause):
 		}
 	}
+}
+
+// rest tells a session's node once to bring it to a state. ErrAway says that the
+// session does not answer there; what has become of it is noted then.
+func (s *Service) rest(ctx context.Context, sess *Session, state State, force bool) (*Session, error) {
+	err := s.Node.Sleep(ctx, sess, state, force)
+	switch {
+	case err == nil && state == StateDeepSleep:
+		s.Forget(sess.ID)
+		ctx, cancel := cleanup(ctx) // it sleeps, whoever waits for it
+		defer cancel()
+		return s.settle(ctx, sess, false)
+	case err == nil:
+		return sess, nil
+	case !errors.Is(err, ErrAway):
+		return nil, err
+	}
+	// It may sleep already, or live elsewhere. To tell it twice does no harm.
+	s.Forget(sess.ID)
+	if merr := s.Moved(ctx, sess); merr != nil {
+		return nil, merr
+	}
+	return nil, err
 }
 
 // ResolveAwake is Resolve, but a session in deep sleep is ErrAsleep and stays so.

@@ -81,6 +81,12 @@ type Scheduler interface {
 	// scheduler knows nothing of such a job: it never was, or it was purged, and what
 	// it ran may be at it still.
 	Lost(ctx context.Context, id string, epoch uint64) (bool, error)
+	// Draining lists the nodes that are to be emptied, and a number to ask again with.
+	// With that of an earlier answer it waits until there may be another, at most some
+	// minutes; with 0 it answers at once.
+	Draining(ctx context.Context, since uint64) (nodes []string, next uint64, err error)
+	// On lists the jobs that run on a node.
+	On(ctx context.Context, node string) ([]Job, error)
 	// Explain says in words why the job of a session's epoch has not started, for
 	// the log.
 	Explain(ctx context.Context, id string, epoch uint64) string
