@@ -76,6 +76,8 @@ func open(ctx context.Context, config *driver.Config, log hclog.Logger, without 
 		CertFile:        certs,
 		Runsc:           config.Runsc,
 		Network:         networkOf(config),
+		FirstID:         config.IDs.First,
+		LastID:          config.IDs.Last,
 		ReadyWorkspaces: readyWorkspaces,
 		ReadySize:       config.Defaults.DiskMB << 20,
 		Without:         without,
