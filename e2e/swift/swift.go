@@ -242,23 +242,35 @@ func healthy(ctx context.Context, url string) error {
 // Signal sends a signal to all its processes: SIGKILL for a crash, SIGSTOP and
 // SIGCONT for one that hangs.
 func (s *Server) Signal(sig syscall.Signal) error {
-	// Not by group: each server makes itself a session of its own. The first
-	// process has no other children, and those die with it.
-	pid := s.cmd.Process.Pid
-	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	children, err := s.children()
 	if err != nil {
 		return fmt.Errorf("signal Swift: %w", err)
 	}
-	for _, field := range append(strings.Fields(string(children)), strconv.Itoa(pid)) {
-		p, err := strconv.Atoi(field)
-		if err == nil {
-			err = syscall.Kill(p, sig)
-		}
-		if err != nil && !errors.Is(err, syscall.ESRCH) {
+	for _, pid := range append(children, s.cmd.Process.Pid) {
+		if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("signal Swift: %w", err)
 		}
 	}
 	return nil
+}
+
+// children are the servers' processes. They are no group: each server makes itself
+// a session of its own. The first process has no other children, and those die
+// with it.
+func (s *Server) children() (pids []int, err error) {
+	pid := s.cmd.Process.Pid
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		return nil, err
+	}
+	for _, field := range strings.Fields(string(text)) {
+		child, err := strconv.Atoi(field)
+		if err != nil {
+			return nil, err
+		}
+		pids = append(pids, child)
+	}
+	return pids, nil
 }
 
 // Stop ends it. The data stays in its directory.
@@ -269,14 +281,34 @@ func (s *Server) Stop() error {
 		return nil
 	default:
 	}
+	children, err := s.children()
+	if err != nil {
+		return fmt.Errorf("stop Swift: %w", err)
+	}
 	// There is nothing to be lost: what was acknowledged is on the disk.
 	if err := s.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("stop Swift: %w", err)
 	}
+	late := time.After(startTimeout)
 	select {
 	case <-s.ended:
-		return nil
-	case <-time.After(startTimeout):
+	case <-late:
 		return fmt.Errorf("stop Swift: still there after %s", startTimeout)
 	}
+	for _, pid := range children {
+		for !over(pid) {
+			select {
+			case <-time.After(5 * time.Millisecond): // it has its signal
+			case <-late:
+				return fmt.Errorf("stop Swift: process %d still there after %s", pid, startTimeout)
+			}
+		}
+	}
+	return nil
+}
+
+// over says whether a process has ended, be it that nobody has waited for it.
+func over(pid int) bool {
+	_, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	return err != nil
 }
