@@ -36,7 +36,9 @@ func (s *Service) Sleep(ctx context.Context, account, id string, state State, fo
 		if sess, err = s.place(ctx, sess); err != nil {
 			return nil, err
 		}
-		err = s.Node.Sleep(ctx, sess, state, force)
+		attended, answered := s.Attend(ctx, sess)
+		err = s.Node.Sleep(attended, sess, state, force)
+		answered()
 		switch {
 		case err == nil && state == StateDeepSleep:
 			s.Forget(id)
@@ -79,7 +81,13 @@ func (s *Service) ResolveAwake(ctx context.Context, account, id string) (*Sessio
 // find as long as its node may be back in a moment.
 func (s *Service) Moved(ctx context.Context, sess *Session) error {
 	defer timing.Start(ctx, "moved")()
-	_, err := share(ctx, &s.flights, "settle "+sess.ID, lookupTimeout, func(ctx context.Context) (*Session, error) {
+	_, err := s.moved(ctx, sess)
+	return err
+}
+
+// moved is Moved, and says whether the session's epoch is over.
+func (s *Service) moved(ctx context.Context, sess *Session) (bool, error) {
+	now, err := share(ctx, &s.flights, "settle "+sess.ID, lookupTimeout, func(ctx context.Context) (*Session, error) {
 		asleep, err := s.settle(ctx, sess, false)
 		if !errors.Is(err, ErrNotFound) {
 			return asleep, err
@@ -88,10 +96,12 @@ func (s *Service) Moved(ctx context.Context, sess *Session) error {
 		if err != nil || !lost {
 			return nil, err
 		}
-		_, err = s.rescue(ctx, sess)
-		return nil, err
+		if done, err := s.rescue(ctx, sess); err != nil || !done {
+			return nil, err
+		}
+		return sess, nil
 	})
-	return err
+	return now != nil, err
 }
 
 // savingTimeout is how long a node may be at stopping a task: the job's kill_timeout,
