@@ -242,35 +242,23 @@ func healthy(ctx context.Context, url string) error {
 // Signal sends a signal to all its processes: SIGKILL for a crash, SIGSTOP and
 // SIGCONT for one that hangs.
 func (s *Server) Signal(sig syscall.Signal) error {
-	children, err := s.children()
+	// Not by group: each server makes itself a session of its own. The first
+	// process has no other children, and those die with it.
+	pid := s.cmd.Process.Pid
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
 	if err != nil {
 		return fmt.Errorf("signal Swift: %w", err)
 	}
-	for _, pid := range append(children, s.cmd.Process.Pid) {
-		if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+	for _, field := range append(strings.Fields(string(children)), strconv.Itoa(pid)) {
+		p, err := strconv.Atoi(field)
+		if err == nil {
+			err = syscall.Kill(p, sig)
+		}
+		if err != nil && !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("signal Swift: %w", err)
 		}
 	}
 	return nil
-}
-
-// children are the servers' processes. They are no group: each server makes itself
-// a session of its own. The first process has no other children, and those die
-// with it.
-func (s *Server) children() (pids []int, err error) {
-	pid := s.cmd.Process.Pid
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-	if err != nil {
-		return nil, err
-	}
-	for _, field := range strings.Fields(string(text)) {
-		child, err := strconv.Atoi(field)
-		if err != nil {
-			return nil, err
-		}
-		pids = append(pids, child)
-	}
-	return pids, nil
 }
 
 // Stop ends it. The data stays in its directory.
@@ -280,10 +268,6 @@ func (s *Server) Stop() error {
 	case <-s.ended:
 		return nil
 	default:
-	}
-	children, err := s.children()
-	if err != nil {
-		return fmt.Errorf("stop Swift: %w", err)
 	}
 	// There is nothing to be lost: what was acknowledged is on the disk.
 	if err := s.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -295,20 +279,25 @@ func (s *Server) Stop() error {
 	case <-late:
 		return fmt.Errorf("stop Swift: still there after %s", startTimeout)
 	}
-	for _, pid := range children {
-		for !over(pid) {
-			select {
-			case <-time.After(5 * time.Millisecond): // it has its signal
-			case <-late:
-				return fmt.Errorf("stop Swift: process %d still there after %s", pid, startTimeout)
-			}
+	for s.remains() {
+		select {
+		case <-time.After(5 * time.Millisecond): // they have their signal
+		case <-late:
+			return fmt.Errorf("stop Swift: servers still there after %s", startTimeout)
 		}
 	}
 	return nil
 }
 
-// over says whether a process has ended, be it that nobody has waited for it.
-func over(pid int) bool {
-	_, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-	return err != nil
+// remains says whether one of its processes is there: the servers have children of
+// their own now and then. Those that nobody has waited for have no command line.
+func (s *Server) remains() bool {
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline") // the pattern is right
+	for _, file := range files {
+		line, _ := os.ReadFile(file) // empty for one that has just ended
+		if bytes.Contains(line, []byte(filepath.Join(s.dir, "etc", "server.py"))) {
+			return true
+		}
+	}
+	return false
 }
