@@ -200,7 +200,10 @@ func (s *Service) settle(ctx context.Context, sess *Session, abandon bool) (*Ses
 // lived says whether a node may have had, in an epoch that is over, more than what
 // was there before.
 func (s *Service) lived(ctx context.Context, sess *Session, rest claim.Rest) (bool, error) {
-	if !rest.Snapshot.IsZero() || sess.Placed() {
+	switch {
+	case rest.Asleep && rest.Snapshot.IsZero(): // it says that it had nothing
+		return false, nil
+	case !rest.Snapshot.IsZero(), sess.Placed():
 		return true, nil
 	}
 	_, err := s.Store.Claim(ctx, sess.ID, sess.Epoch)
