@@ -53,7 +53,9 @@ func (s *Service) Sleep(ctx context.Context, account, id string, state State, fo
 // rest tells a session's node once to bring it to a state. ErrAway says that the
 // session does not answer there; what has become of it is noted then.
 func (s *Service) rest(ctx context.Context, sess *Session, state State, force bool) (*Session, error) {
-	err := s.Node.Sleep(ctx, sess, state, force)
+	attended, answered := s.Attend(ctx, sess)
+	err := s.Node.Sleep(attended, sess, state, force)
+	answered()
 	switch {
 	case err == nil && state == StateDeepSleep:
 		s.Forget(sess.ID)
@@ -90,7 +92,13 @@ func (s *Service) ResolveAwake(ctx context.Context, account, id string) (*Sessio
 // find as long as its node may be back in a moment.
 func (s *Service) Moved(ctx context.Context, sess *Session) error {
 	defer timing.Start(ctx, "moved")()
-	_, err := share(ctx, &s.flights, "settle "+sess.ID, lookupTimeout, func(ctx context.Context) (*Session, error) {
+	_, err := s.moved(ctx, sess)
+	return err
+}
+
+// moved is Moved, and says whether the session's epoch is over.
+func (s *Service) moved(ctx context.Context, sess *Session) (bool, error) {
+	now, err := share(ctx, &s.flights, "settle "+sess.ID, lookupTimeout, func(ctx context.Context) (*Session, error) {
 		asleep, err := s.settle(ctx, sess, false)
 		if !errors.Is(err, ErrNotFound) {
 			return asleep, err
@@ -99,10 +107,12 @@ func (s *Service) Moved(ctx context.Context, sess *Session) error {
 		if err != nil || !lost {
 			return nil, err
 		}
-		_, err = s.rescue(ctx, sess)
-		return nil, err
+		if done, err := s.rescue(ctx, sess); err != nil || !done {
+			return nil, err
+		}
+		return sess, nil
 	})
-	return err
+	return now != nil, err
 }
 
 // savingTimeout is how long a node may be at stopping a task: the job's kill_timeout,
@@ -201,7 +211,10 @@ func (s *Service) settle(ctx context.Context, sess *Session, abandon bool) (*Ses
 // lived says whether a node may have had, in an epoch that is over, more than what
 // was there before.
 func (s *Service) lived(ctx context.Context, sess *Session, rest claim.Rest) (bool, error) {
-	if !rest.Snapshot.IsZero() || sess.Placed() {
+	switch {
+	case rest.Asleep && rest.Snapshot.IsZero(): // it says that it had nothing
+		return false, nil
+	case !rest.Snapshot.IsZero(), sess.Placed():
 		return true, nil
 	}
 	_, err := s.Store.Claim(ctx, sess.ID, sess.Epoch)

@@ -113,6 +113,9 @@ type Job struct {
 type Node interface {
 	// Info asks about a session. It is no activity and wakes nothing.
 	Info(ctx context.Context, s *Session) (Info, error)
+	// Alive asks whether the node carries a session at all. It is no activity and wakes
+	// nothing.
+	Alive(ctx context.Context, s *Session) error
 	// Sleep brings a session to the state idle or deep-sleep. While somebody uses it
 	// that is an Error of CodeSessionBusy, unless force.
 	Sleep(ctx context.Context, s *Session, state State, force bool) error

@@ -20,6 +20,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/buntime/buntime/driver"
+	"github.com/buntime/buntime/driver/claim"
 	"github.com/buntime/buntime/driver/sandbox"
 	"github.com/buntime/buntime/driver/sandbox/cgroup"
 	"github.com/buntime/buntime/driver/sandbox/network"
@@ -76,6 +77,8 @@ func open(ctx context.Context, config *driver.Config, log hclog.Logger, without 
 		CertFile:        certs,
 		Runsc:           config.Runsc,
 		Network:         networkOf(config),
+		FirstID:         config.IDs.First,
+		LastID:          config.IDs.Last,
 		ReadyWorkspaces: readyWorkspaces,
 		ReadySize:       config.Defaults.DiskMB << 20,
 		Without:         without,
@@ -173,7 +176,7 @@ func (a *Agent) Start(ctx context.Context, task *driver.Task) (driver.Instance, 
 	box, err := a.node.Start(ctx, spec)
 	if err != nil {
 		doors.close()
-		return nil, err
+		return nil, errors.Join(err, a.cameToNothing(ctx, task))
 	}
 	i := a.newInstance(task, box)
 	if err = i.open(ctx, doors, false); err == nil && task.Session == nil {
@@ -183,6 +186,28 @@ func (a *Agent) Start(ctx context.Context, task *driver.Task) (driver.Instance, 
 		return nil, errors.Join(err, i.Destroy(context.WithoutCancel(ctx)))
 	}
 	return i, nil
+}
+
+// nothingTimeout bounds what a task that could not start does after that.
+const nothingTimeout = 5 * time.Second
+
+// cameToNothing notes that a life of a session could not begin here, so that nobody
+// waits for it, or takes it for one whose node was lost with what it had.
+func (a *Agent) cameToNothing(ctx context.Context, task *driver.Task) error {
+	s := task.Session
+	if s == nil || s.Epoch <= 1 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), nothingTimeout, fmt.Errorf("not noted in %s", nothingTimeout))
+	defer cancel()
+	if _, ok, err := task.Rests.Last(ctx, s.Epoch); err != nil || !ok {
+		return err // there is nothing that it could be begun from elsewhere
+	}
+	_, err := task.Rests.Note(ctx, claim.Rest{Session: s.ID, Epoch: s.Epoch, Alloc: task.AllocID, Try: 1, Asleep: true}, 0)
+	if errors.Is(err, driver.ErrFenced) {
+		return nil // a front-end has given it up already
+	}
+	return err
 }
 
 // awaken returns what makes the workspace of a session that has lived before, nil

@@ -193,6 +193,43 @@ func TestSleep(t *testing.T) {
 	}
 }
 
+// TestWakeWithoutStore: a life that cannot begin says so, and takes nothing from the
+// one before.
+func TestWakeWithoutStore(t *testing.T) {
+	f := newFixture(t)
+	f.run(t, map[string]any{"command": "echo kept >file"})
+	if status := f.call(t, "POST", "/v1/sleep", map[string]any{"state": "deep-sleep"}, nil); status != 200 {
+		t.Fatalf("sleep: status %d", status)
+	}
+	f.gone(t)
+	store, away := f.config.Store.Dir, f.config.Store.Dir+".away"
+	if err := os.Rename(store, away); err != nil {
+		t.Fatal(err)
+	}
+	before, session := f.task, *f.task.Session
+	session.Epoch++
+	task := *before
+	task.Session, task.AllocID = &session, "without-store"
+	f.rests().want(session.Epoch)
+	if _, err := f.agent.Start(t.Context(), &task); err == nil {
+		t.Fatal("the session wakes without the store")
+	}
+	if r := f.rests().at(session.Epoch); !r.Asleep || !r.Snapshot.IsZero() || r.Alloc != task.AllocID {
+		t.Errorf("noted: %+v", r)
+	}
+	if err := os.RemoveAll(store); err != nil { // what looked for it has made it again
+		t.Fatal(err)
+	}
+	if err := os.Rename(away, store); err != nil {
+		t.Fatal(err)
+	}
+	f.task = &task
+	f.wake(t)
+	if r := f.run(t, map[string]any{"command": "cat file"}); r.Stdout != "kept\n" {
+		t.Errorf("%+v", r)
+	}
+}
+
 // TestSleepWhileInUse refuses it, unless forced; who is interrupted is told.
 func TestSleepWhileInUse(t *testing.T) {
 	f := newFixture(t)

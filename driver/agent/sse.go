@@ -73,7 +73,7 @@ type outputEvent struct {
 // The id of an event is the offset behind its data: what a client that was cut
 // off names as the last it has seen.
 func (s *Session) streamOutput(ctx context.Context, w http.ResponseWriter, e *execution, offset int64, until <-chan struct{}) error {
-	leave, err := s.life.use("output stream of " + e.ExecutionID)
+	leave, err := s.life.useMore("output stream of " + e.ExecutionID)
 	if err != nil {
 		return err
 	}

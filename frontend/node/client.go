@@ -152,6 +152,15 @@ func (c *Client) Info(ctx context.Context, s *frontend.Session) (frontend.Info, 
 	return info, nil
 }
 
+// Alive implements frontend.Node.
+func (c *Client) Alive(ctx context.Context, s *frontend.Session) error {
+	res, err := c.Do(ctx, s, Request{Method: http.MethodGet, Path: "/v1/health"})
+	if err != nil {
+		return err
+	}
+	return res.Body.Close()
+}
+
 // Sleep implements frontend.Node.
 func (c *Client) Sleep(ctx context.Context, s *frontend.Session, state frontend.State, force bool) error {
 	body, err := json.Marshal(map[string]any{"state": state, "force": force})
