@@ -182,7 +182,11 @@ func (s *Session) serveOutput(w http.ResponseWriter, r *http.Request) error {
 		offset = n
 	}
 	if e, ok := s.find(id); ok {
-		return ignoreGone(s.streamOutput(r.Context(), w, e, min(offset, e.output.offset()), nil))
+		var until <-chan struct{}
+		if r.URL.Query().Get("until") == "answer" {
+			until = e.answered
+		}
+		return ignoreGone(s.streamOutput(r.Context(), w, e, min(offset, e.output.offset()), until))
 	}
 	res, err := s.journal.result(id)
 	if err != nil {
