@@ -35,7 +35,11 @@ type nodeStub struct {
 	infos func(context.Context, *frontend.Session) (frontend.Info, error)
 	// sleep is what a node does that is told to put a session to sleep.
 	sleep func(*frontend.Session) error
+	// extend is what one does that is told to look when a session ends.
+	extend func(*frontend.Session) error
 }
+
+func (n *nodeStub) Extend(_ context.Context, sess *frontend.Session) error { return n.extend(sess) }
 
 func (n *nodeStub) Sleep(_ context.Context, sess *frontend.Session, _ frontend.State, _ bool) error {
 	return n.sleep(sess)

@@ -43,22 +43,33 @@ func (s *Service) Sleep(ctx context.Context, account, id string, state State, fo
 			return s.settle(ctx, sess, false)
 		case err == nil:
 			return sess, nil
-		case !errors.Is(err, ErrAway):
+		}
+		// To tell it twice does no harm.
+		if err := s.lookAgain(ctx, sess, begin, err); err != nil {
 			return nil, err
 		}
-		// It may sleep already, or live elsewhere. To tell it twice does no harm.
-		s.Forget(id)
-		if merr := s.Moved(ctx, sess); merr != nil {
-			return nil, merr
-		}
-		if s.Now().Sub(begin) >= awayTimeout {
-			return nil, fmt.Errorf("%w; %w", Unavailable("the session's node does not answer at the moment; try again"), err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-time.After(awayPause):
-		}
+	}
+}
+
+// lookAgain returns nil when it is time to try again, after an error, what was
+// begun at begin with a session on its node: if that is ErrAway. The session may
+// sleep already, or live elsewhere, and is looked for.
+func (s *Service) lookAgain(ctx context.Context, sess *Session, begin time.Time, err error) error {
+	if !errors.Is(err, ErrAway) {
+		return err
+	}
+	s.Forget(sess.ID)
+	if merr := s.Moved(ctx, sess); merr != nil {
+		return merr
+	}
+	if s.Now().Sub(begin) >= awayTimeout {
+		return fmt.Errorf("%w; %w", Unavailable("the session's node does not answer at the moment; try again"), err)
+	}
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(awayPause):
+		return nil
 	}
 }
 
@@ -258,8 +269,8 @@ func (s *Service) prune(ctx context.Context, sess *Session) {
 	})
 }
 
-// lookAgain is how often who waits for a claim looks whether there will be one.
-const lookAgain = time.Second
+// lookEvery is how often who waits for a claim looks whether there will be one.
+const lookEvery = time.Second
 
 // wake returns a session once a node has claimed it, and begins its next life if it
 // sleeps. Of all who ask for that, here and at other front-ends, one does it.
@@ -345,7 +356,7 @@ func (s *Service) pace(ctx context.Context, sess *Session) error {
 // request, has begun to start. It returns nothing when it is time to look at the
 // record again: that front-end may have undone it, or died half-way.
 func (s *Service) awaitOther(ctx context.Context, sess *Session) (*Session, error) {
-	limited, cancel := context.WithTimeout(ctx, lookAgain)
+	limited, cancel := context.WithTimeout(ctx, lookEvery)
 	defer cancel()
 	placed, err := s.awaitClaim(limited, sess, 0)
 	if err == nil || limited.Err() == nil || ctx.Err() != nil {

@@ -86,6 +86,7 @@ func (i *instance) api(s *Session, token string) http.Handler {
 	handle("GET /v1/files/read", true, s.serveRead)
 	handle("DELETE /v1/files", true, s.serveRemove)
 	handle("POST /v1/sleep", false, i.serveSleep(s))
+	handle("POST /v1/extend", true, i.serveExtend(s))
 
 	want := []byte("Bearer " + token)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -126,6 +126,12 @@ type Rested struct {
 	State     frontend.State `json:"state" enum:"idle,deep-sleep"`
 }
 
+// Extended is the answer of POST /sessions/{id}/extend.
+type Extended struct {
+	SessionID string `json:"sessionId"`
+	ExpiresAt Time   `json:"expiresAt"`
+}
+
 // Transition is a change of a session's state.
 type Transition struct {
 	To string `json:"to" enum:"idle,deep-sleep,expired"`

@@ -17,6 +17,11 @@ equal([info.id, info.state, info.metadata], [sessionId, 'active', { of: 'calls',
 const listed = await client.sessions.list({ metadata: { of: 'calls' }, limit: 100 });
 ok(listed.some((s) => s.id === sessionId) && listed.total >= listed.length);
 
+const extended = await client.sessions.extend({ sessionId, ttl: 3600 });
+equal([extended.id, extended.expiresAt], [sessionId, (await client.sessions.info({ sessionId })).expiresAt]);
+ok(seconds(session.expiresAt, extended.expiresAt) >= 3000);
+await rejects(client.sessions.extend({ sessionId, ttl: 1 }), { code: 'invalid_request', status: 400, details: { field: 'ttl' } });
+
 // Executions.
 const ran = await client.execute({
   sessionId,

@@ -5,12 +5,12 @@ import type { CallOptions } from './options.js';
 import type { components } from './openapi.js';
 import { paged } from './page.js';
 import { json, segment, type Transport } from './transport.js';
-import type { CreateParams, ListSessionsParams, Page, Session, SessionInfo, SessionParams, SessionState, SessionSummary, SleepParams } from './types.js';
+import type { CreateParams, ExtendParams, ListSessionsParams, Page, Session, SessionInfo, SessionParams, SessionState, SessionSummary, SleepParams } from './types.js';
 
 type Wire = components['schemas'];
 
-/** In milliseconds: a workspace goes to the store first. */
-const sleepTimeout = 130_000;
+/** In milliseconds: a workspace may go to the store first. */
+const restTimeout = 130_000;
 
 /** Sessions: isolated Bun sandboxes with files and processes that stay. */
 export class Sessions {
@@ -53,12 +53,23 @@ export class Sessions {
     return withId(deleted);
   }
 
+  /** Puts a session's end off to `ttl` seconds from now, unless it is later already. That wakes the session. */
+  async extend({ sessionId, ...body }: ExtendParams, options?: CallOptions): Promise<{ id: string; expiresAt: string }> {
+    const checked: Wire['ExtendRequest'] = body;
+    return withId(
+      await this.transport.call(
+        { method: 'POST', path: `${path(sessionId)}/extend`, body: checked, repeat: 'always', atLeast: restTimeout, read: json<Wire['Extended']> },
+        options,
+      ),
+    );
+  }
+
   /** Puts a session to rest, and returns once it is there. */
   async sleep({ sessionId, ...body }: SleepParams, options?: CallOptions): Promise<{ id: string; state: SessionState }> {
     const checked: Wire['SleepRequest'] = body;
     return withId(
       await this.transport.call(
-        { method: 'POST', path: `${path(sessionId)}/sleep`, body: checked, repeat: 'always', atLeast: sleepTimeout, read: json<Wire['Rested']> },
+        { method: 'POST', path: `${path(sessionId)}/sleep`, body: checked, repeat: 'always', atLeast: restTimeout, read: json<Wire['Rested']> },
         options,
       ),
     );

@@ -65,6 +65,12 @@ export interface ListSessionsParams extends PageParams {
   metadata?: Record<string, string>;
 }
 
+/** How long to live. */
+export interface ExtendParams extends SessionParams {
+  /** In seconds from now, from 300 on. */
+  ttl: number;
+}
+
 /** Which rest. */
 export interface SleepParams extends SessionParams {
   state: Exclude<SessionState, 'active'>;

@@ -28,6 +28,7 @@ test('requests are as the API wants them', async () => {
   await client.sessions.create();
   await client.sessions.create({ ttl: 300, metadata: { a: 1 } });
   assert.equal((await client.sessions.list({ limit: 1, state: 'idle', metadata: { 'user id': 'ä&' } })).total, 7);
+  await client.sessions.extend({ sessionId, ttl: 600 });
   await client.sessions.sleep({ sessionId, state: 'idle' });
   await client.sessions.delete({ sessionId });
   await client.execution.get({ sessionId, executionId: 'exe/1' });
@@ -43,6 +44,7 @@ test('requests are as the API wants them', async () => {
       ['POST', '/sessions/create', {}],
       ['POST', '/sessions/create', { ttl: 300, metadata: { a: 1 } }],
       ['GET', '/sessions?limit=1&state=idle&metadata.user+id=%C3%A4%26', {}],
+      ['POST', '/sessions/ses_1/extend', { ttl: 600 }],
       ['POST', '/sessions/ses_1/sleep', { state: 'idle' }],
       ['DELETE', '/sessions/ses_1', {}],
       ['GET', '/executions/exe%2F1?sessionId=ses_1', {}],
