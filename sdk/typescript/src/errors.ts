@@ -80,6 +80,15 @@ export function fromEvent(text: string): BuntimeError {
   return new BuntimeError('invalid_response', `error event without an error of the API: ${text.slice(0, 200)}`, 200);
 }
 
+/** Reads JSON of an answer. */
+export function parse<T>(text: string, status: number): T {
+  try {
+    return JSON.parse(text) as T;
+  } catch (cause) {
+    throw new BuntimeError('invalid_response', `answer is no JSON: ${text.slice(0, 200)}`, status, { cause });
+  }
+}
+
 /** What can end an execution after its answer has begun. */
 const statuses: Record<string, number> = {
   execution_not_found: 404,

@@ -21,12 +21,14 @@ export class Sessions {
   ) {}
 
   /**
-   * Creates a session. A try of which no answer came may have made one that
-   * nobody knows of; it ends at its ttl.
+   * Creates a session. Where the server does not heed Idempotency-Key, a try of
+   * which no answer came may have made one more; it ends at its ttl.
    */
   async create(params: CreateParams = {}, options?: CallOptions): Promise<Session> {
     const body: Wire['CreateRequest'] = params;
-    const created = withId(await this.transport.call({ method: 'POST', path: '/sessions/create', body, repeat: 'always', read: json<Wire['Created']> }, options));
+    const created = withId(
+      await this.transport.call({ method: 'POST', path: '/sessions/create', body, repeat: 'always', key: true, read: json<Wire['Created']> }, options),
+    );
     if (params.resourceLimits?.timeout !== undefined) this.timeouts.set(created.id, created.resourceLimits.timeout);
     return created;
   }

@@ -1,7 +1,7 @@
 // Copyright (c) The Buntime Authors
 // SPDX-License-Identifier: MPL-2.0
 
-import { BuntimeError, fromEvent } from './errors.js';
+import { BuntimeError, fromEvent, parse } from './errors.js';
 import type { components } from './openapi.js';
 import type { CallOptions } from './options.js';
 import { Position } from './position.js';
@@ -107,12 +107,12 @@ function tell(event: ServerEvent, position: Position, executionId: string | unde
   switch (event.name) {
     case 'stdout':
     case 'stderr': {
-      const { data } = JSON.parse(event.data) as { data: string };
+      const { data } = parse<{ data: string }>(event.data, 200);
       const fresh = position.take(event.name, data, event.id);
       return fresh === '' ? undefined : { type: event.name, data: fresh, lastEventId: position.lastEventId, ...(executionId !== undefined && { executionId }) };
     }
     case 'result':
-      return { type: 'result', result: JSON.parse(event.data) as ExecutionResult };
+      return { type: 'result', result: parse<ExecutionResult>(event.data, 200) };
     case 'error':
       throw fromEvent(event.data);
   }

@@ -1,7 +1,7 @@
 // Copyright (c) The Buntime Authors
 // SPDX-License-Identifier: MPL-2.0
 
-import { BuntimeError, fromAnswer, invalid, type ErrorCode } from './errors.js';
+import { BuntimeError, fromAnswer, invalid, parse, type ErrorCode } from './errors.js';
 import type { CallOptions, Settings } from './options.js';
 import { delay, mayRepeat, notDone, pause, type Repeat } from './retry.js';
 import { Watch } from './watch.js';
@@ -16,6 +16,8 @@ export interface Call<T> {
   /** Sent as JSON. */
   body?: object;
   repeat: Repeat;
+  /** Whether to send an Idempotency-Key, as with `keyed`. */
+  key?: boolean;
   /** In milliseconds: what the answer may take, if that is more than the client's timeout. */
   atLeast?: number;
   /** Reads the answer; that it takes its time is for the watch to be told. */
@@ -37,7 +39,7 @@ export class Transport {
 
   async call<T>(call: Call<T>, options: CallOptions = {}): Promise<T> {
     // One for all tries, so that the server can tell them from another call.
-    const key = call.repeat === 'keyed' ? crypto.randomUUID() : undefined;
+    const key = call.key || call.repeat === 'keyed' ? crypto.randomUUID() : undefined;
     const most = options.maxRetries ?? this.settings.maxRetries;
     let unsure = false;
     for (let attempt = 1; ; attempt++) {
@@ -64,12 +66,13 @@ export class Transport {
     let response: Response | undefined;
     try {
       response = await fetch(this.settings.baseUrl + call.path + search(call.query), this.request(call, key, watch));
-      if (key !== undefined && response.headers.get('Idempotency-Key') === key) this.heedsKeys = true;
+      // Of executions only: a server may heed keys elsewhere first.
+      if (call.repeat === 'keyed' && response.headers.get('Idempotency-Key') === key) this.heedsKeys = true;
       if (!response.ok) throw fromAnswer(response.status, response.headers, await response.text());
       return await call.read(response, watch);
     } catch (error) {
       const explained = watch.explain(error, `${call.method} ${call.path}`);
-      watch.end();
+      watch.cut();
       throw explained;
     }
   }
@@ -93,11 +96,7 @@ export class Transport {
 export async function json<T>(response: Response, watch: Watch): Promise<T> {
   const text = await response.text();
   watch.end();
-  try {
-    return JSON.parse(text) as T;
-  } catch (cause) {
-    throw new BuntimeError('invalid_response', `answer is no JSON: ${text.slice(0, 200)}`, response.status, { cause });
-  }
+  return parse<T>(text, response.status);
 }
 
 /** Encodes a part of a path. */

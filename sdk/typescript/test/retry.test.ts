@@ -44,7 +44,7 @@ test('what may be done twice is tried again after what passes', async (t) => {
   }
   await t.test('no answer in time', async () => {
     const api = await fake([hangs, says(info)]);
-    assert.equal((await clientOf(api, { timeout: 100 }).sessions.info({ sessionId: 'ses_1' })).id, 'ses_1');
+    assert.equal((await clientOf(api, { timeout: 500 }).sessions.info({ sessionId: 'ses_1' })).id, 'ses_1');
   });
 });
 
@@ -148,6 +148,18 @@ for (const [name, run] of Object.entries(runs)) {
     assert.notEqual(first, rest[0]);
   });
 }
+
+test('a create has one key for all tries, which says nothing of executions', async () => {
+  const heeds: Step = (res, got) => says(info, 200, { 'Idempotency-Key': got.headers['idempotency-key'] as string })(res, got);
+  const api = await fake([cuts, fails(500, 'internal_error'), heeds, cuts]);
+  const client = clientOf(api);
+  await client.sessions.create();
+  const keys = api.got.map((g) => g.headers['idempotency-key']);
+  assert.ok(keys[0]);
+  assert.deepEqual(keys, [keys[0], keys[0], keys[0]]);
+  await errorOf(client.execute(code));
+  assert.equal(api.got.length, 4);
+});
 
 test('a signal is not sent twice, a kill is', async () => {
   const signal = await fake([cuts]);

@@ -100,7 +100,7 @@ test('cuts without progress end it', async () => {
 test('silence is a cut', async () => {
   const api = await fake([streams(out('a', 1), 'hang'), streams(out('b', 2) + result)]);
   const settings = { apiKey: 'k', baseUrl: api.url, timeout: 1000, maxRetries: 1, retryDelay: 1, onRetry: () => undefined };
-  const events = output(new Transport(settings, 80), { sessionId: 'ses_1', executionId: 'exe_1' }, {});
+  const events = output(new Transport(settings, 400), { sessionId: 'ses_1', executionId: 'exe_1' }, {});
   assert.deepEqual(await collect(events), { stdout: 'ab', stderr: '', results: 1 });
   assert.equal(api.got[1]?.headers['last-event-id'], '1');
 });
@@ -146,6 +146,11 @@ test('long executions are read as a stream', async () => {
   const api = await fake([streams(out('a', 1), 'cut'), streams(result)]);
   assert.deepEqual(await clientOf(api).execute({ ...code, timeout: 200 }), done);
   assert.deepEqual(api.got[0]?.body, { ...code, timeout: 200, stream: true });
+});
+
+test('an event that is no JSON is an error', async () => {
+  const api = await fake([streams('event: result\ndata: {"half\n\n')]);
+  await assert.rejects(run(clientOf(api)), { code: 'invalid_response' });
 });
 
 test('no event stream is an error', async () => {
