@@ -37,6 +37,8 @@ type nodeStub struct {
 	sleep func(*frontend.Session) error
 	// alive, if not nil, is what a node says that is asked whether it is there.
 	alive func(context.Context, *frontend.Session) error
+	// extend is what one does that is told to look when a session ends.
+	extend func(*frontend.Session) error
 }
 
 func (n *nodeStub) Alive(ctx context.Context, sess *frontend.Session) error {
@@ -45,6 +47,8 @@ func (n *nodeStub) Alive(ctx context.Context, sess *frontend.Session) error {
 	}
 	return n.err
 }
+
+func (n *nodeStub) Extend(_ context.Context, sess *frontend.Session) error { return n.extend(sess) }
 
 func (n *nodeStub) Sleep(_ context.Context, sess *frontend.Session, _ frontend.State, _ bool) error {
 	return n.sleep(sess)

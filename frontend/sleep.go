@@ -36,17 +36,30 @@ func (s *Service) Sleep(ctx context.Context, account, id string, state State, fo
 		if sess, err = s.place(ctx, sess); err != nil {
 			return nil, err
 		}
-		if sess, err = s.rest(ctx, sess, state, force); !errors.Is(err, ErrAway) {
-			return sess, err
+		rested, err := s.rest(ctx, sess, state, force)
+		if err == nil {
+			return rested, nil
 		}
-		if s.Now().Sub(begin) >= awayTimeout {
-			return nil, fmt.Errorf("%w; %w", Unavailable("the session's node does not answer at the moment; try again"), err)
+		if err := again(ctx, s.Now().Sub(begin), err); err != nil { // to tell it twice does no harm
+			return nil, err
 		}
-		select {
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-time.After(awayPause):
-		}
+	}
+}
+
+// again returns nil when it is time to try again what was tried for so long, and
+// what a session's node did not answer to last.
+func again(ctx context.Context, tried time.Duration, err error) error {
+	if !errors.Is(err, ErrAway) {
+		return err
+	}
+	if tried >= awayTimeout {
+		return fmt.Errorf("%w; %w", Unavailable("the session's node does not answer at the moment; try again"), err)
+	}
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(awayPause):
+		return nil
 	}
 }
 
@@ -64,15 +77,21 @@ func (s *Service) rest(ctx context.Context, sess *Session, state State, force bo
 		return s.settle(ctx, sess, false)
 	case err == nil:
 		return sess, nil
-	case !errors.Is(err, ErrAway):
-		return nil, err
 	}
-	// It may sleep already, or live elsewhere. To tell it twice does no harm.
+	return nil, s.away(ctx, sess, err)
+}
+
+// away notes, if err is ErrAway, what has become of a session that does not answer on
+// its node: it may sleep already, or live elsewhere. It returns err, or why it could not.
+func (s *Service) away(ctx context.Context, sess *Session, err error) error {
+	if !errors.Is(err, ErrAway) {
+		return err
+	}
 	s.Forget(sess.ID)
 	if merr := s.Moved(ctx, sess); merr != nil {
-		return nil, merr
+		return merr
 	}
-	return nil, err
+	return err
 }
 
 // ResolveAwake is Resolve, but a session in deep sleep is ErrAsleep and stays so.
@@ -282,8 +301,8 @@ func (s *Service) prune(ctx context.Context, sess *Session) {
 	})
 }
 
-// lookAgain is how often who waits for a claim looks whether there will be one.
-const lookAgain = time.Second
+// lookEvery is how often who waits for a claim looks whether there will be one.
+const lookEvery = time.Second
 
 // wake returns a session once a node has claimed it, and begins its next life if it
 // sleeps. Of all who ask for that, here and at other front-ends, one does it.
@@ -369,7 +388,7 @@ func (s *Service) pace(ctx context.Context, sess *Session) error {
 // request, has begun to start. It returns nothing when it is time to look at the
 // record again: that front-end may have undone it, or died half-way.
 func (s *Service) awaitOther(ctx context.Context, sess *Session) (*Session, error) {
-	limited, cancel := context.WithTimeout(ctx, lookAgain)
+	limited, cancel := context.WithTimeout(ctx, lookEvery)
 	defer cancel()
 	placed, err := s.awaitClaim(limited, sess, 0)
 	if err == nil || limited.Err() == nil || ctx.Err() != nil {

@@ -119,4 +119,7 @@ type Node interface {
 	// Sleep brings a session to the state idle or deep-sleep. While somebody uses it
 	// that is an Error of CodeSessionBusy, unless force.
 	Sleep(ctx context.Context, s *Session, state State, force bool) error
+	// Extend has the node look in a session's record when it ends, and returns once
+	// all that is stored of the session lasts as long.
+	Extend(ctx context.Context, s *Session) error
 }

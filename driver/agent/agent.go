@@ -330,7 +330,7 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox) (*Session, e
 	}
 	s := &Session{
 		SessionConfig: SessionConfig{
-			ID: task.Session.ID, Epoch: task.Session.Epoch, Alloc: task.AllocID, Expires: task.Session.ExpiresAt,
+			ID: task.Session.ID, Epoch: task.Session.Epoch, Alloc: task.AllocID,
 			API: task.API, Preview: task.Preview, MemoryLimit: task.Limits.Memory,
 		},
 		log: a.log.With("session", task.Session.ID), box: box, guest: guestHost{box}, files: f,
@@ -339,7 +339,7 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox) (*Session, e
 		executions: make(map[string]*execution),
 	}
 	s.life = newLife(schedule{
-		idleAfter: a.config.Life.IdleAfter, sleepAfter: a.config.Life.SleepAfter, expires: s.Expires,
+		idleAfter: a.config.Life.IdleAfter, sleepAfter: a.config.Life.SleepAfter, expires: task.Session.ExpiresAt,
 	}, box.Group(), notedActivity(box), s.log)
 	s.keeper = newKeeper(s, a.snapshots, task.Rests, a.config.Life.CheckpointEvery)
 	s.life.note, s.life.leaving, s.life.returning, s.life.evict = s.noteActivity, s.lookAround, s.keeper.retract, s.interrupt

@@ -24,6 +24,7 @@ import (
 type memoryRests struct {
 	mu       sync.Mutex
 	wanted   uint64 // epoch of the record; 0 is none
+	expires  time.Time
 	version  uint64
 	rests    map[uint64]claim.Rest
 	versions map[uint64]uint64
@@ -80,10 +81,17 @@ func (m *memoryRests) Key(context.Context) (snapshot.Key, error) {
 	return m.key, m.down
 }
 
-func (m *memoryRests) Wanted(_ context.Context, epoch uint64) (bool, error) {
+func (m *memoryRests) Wanted(_ context.Context, epoch uint64) (time.Time, bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.wanted == epoch, m.down
+	return m.expires, m.wanted == epoch, m.down
+}
+
+// extend is what a front-end does that puts the session's end off.
+func (m *memoryRests) extend(expires time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.expires = expires
 }
 
 // at is what is noted of an epoch.

@@ -476,6 +476,20 @@ func (l *life) look() (state string, last time.Time, reasons []string, next *Tra
 	return state, l.last, reasons, next
 }
 
+// end is when the session ends; the zero time is never.
+func (l *life) end() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.expires
+}
+
+// putOff changes that.
+func (l *life) putOff(expires time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.expires = expires
+}
+
 // close stops the clock and leaves everything as it is.
 func (l *life) close() {
 	l.mu.Lock()
