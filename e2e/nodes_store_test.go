@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -226,9 +227,7 @@ func (c *cluster) shortLived(t *testing.T, expires time.Time) *session {
 		if err := json.Unmarshal(pair.Value, &value); err != nil {
 			t.Fatal(err)
 		}
-		for name, v := range change {
-			value[name] = v
-		}
+		maps.Copy(value, change)
 		text, err := json.Marshal(value)
 		if err != nil {
 			t.Fatal(err)

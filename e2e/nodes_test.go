@@ -52,8 +52,9 @@ const (
 	// lostAfter is when a node is taken for lost: up to two heartbeats until the
 	// next is due, and one of grace.
 	lostAfter = 3 * nodeHeartbeat
-	// cleanWithin is what nothing without an owner outlives.
-	cleanWithin = time.Minute
+	// cleanWithin is what nothing without an owner outlives: a minute after the
+	// plugin's start, if Nomad has forgotten it, and a look at it.
+	cleanWithin = 90 * time.Second
 )
 
 func startCluster(t *testing.T) *cluster {

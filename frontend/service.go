@@ -165,7 +165,9 @@ func (s *Service) read(ctx context.Context, id string) (*Session, error) {
 	sess, err := share(ctx, &s.flights, "read "+id, lookupTimeout, func(ctx context.Context) (*Session, error) {
 		asked := s.Now()
 		sess, err := s.Store.Get(ctx, id)
-		if err == nil {
+		// What is starting is something else in a moment, and no node is known that
+		// could tell.
+		if err == nil && sess.State != StateStarting {
 			s.cache.put(sess, asked, s.Now())
 		}
 		return sess, err

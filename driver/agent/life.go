@@ -209,111 +209,6 @@ func (l *life) settle() (last time.Time, idle bool) {
 // away for hours, and the session is safe where it is.
 func backoff(fails int) time.Duration { return min(10*time.Second<<min(fails, 10), 5*time.Minute) }
 
-// leavePatience is what users have to leave a session in that is put to sleep by
-// force, and whose executions were ended.
-const leavePatience = 5 * time.Second
-
-// how says in what way a session is put to sleep.
-type how int
-
-const (
-	asked  how = iota // unless somebody uses it
-	bySelf            // the same if nobody has for long enough; who comes in the middle ends it
-	forced            // whoever uses it finds its processes standing still
-)
-
-// rest stops the processes and does save, after which the session is asleep here
-// for good. While that takes place, who comes waits. When save fails the session is
-// idle. One that is in use is errBusy, unless forced.
-func (l *life) rest(ctx context.Context, way how, save func(context.Context) error) error {
-	l.transition.Lock()
-	defer l.transition.Unlock()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	was, err := l.beginRest(way, cancel)
-	if err != nil {
-		return err
-	}
-	if way == forced {
-		l.evict()
-		l.awaitLeave()
-		l.mu.Lock()
-		l.evicting = false
-		l.mu.Unlock()
-	}
-	if was == lifeActive {
-		l.leaving()
-		frozen, stop := context.WithTimeoutCause(ctx, freezeTimeout, errors.New("the processes did not stand still in time"))
-		err = l.freezer.Freeze(frozen) // or lets them go again
-		stop()
-	}
-	frozen := err == nil
-	if frozen {
-		err = save(ctx)
-	}
-	if err != nil && ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.abort = nil
-	switch {
-	case err == nil:
-		l.state, l.closed = lifeAsleep, true
-		if l.timer != nil {
-			l.timer.Stop()
-		}
-	case frozen:
-		l.state = lifeIdle // whoever waits thaws it
-		l.fails++
-		l.arm(backoff(l.fails))
-	default:
-		l.state = was
-		l.arm(l.idleAfter)
-	}
-	return err
-}
-
-// beginRest makes the state sleeping: from then on who comes waits.
-func (l *life) beginRest(way how, abort context.CancelCauseFunc) (was string, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	was = l.state
-	switch {
-	case was == lifeAsleep:
-		return was, errAsleep
-	case l.closed:
-		return was, errPluginStops
-	case len(l.busy) > 0 && way != forced:
-		return was, errBusy
-	case way == bySelf && (was != lifeIdle || l.now().Sub(l.last) < l.sleepAfter):
-		return was, errBusy // somebody came since it was due
-	}
-	l.state = lifeSleeping
-	l.evicting = way == forced && was == lifeActive
-	if way == bySelf {
-		l.abort = abort
-	}
-	return was, nil
-}
-
-// awaitLeave waits until all who came before have left, or had time to.
-func (l *life) awaitLeave() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	late := false
-	timer := time.AfterFunc(leavePatience, func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		late = true
-		l.left.Broadcast()
-	})
-	defer timer.Stop()
-	for l.inside > 0 && !late {
-		l.left.Wait()
-	}
-}
-
 // gone says whether the session has left the node: what is done to its files here
 // does not count any more.
 func (l *life) gone() bool {
@@ -324,6 +219,7 @@ func (l *life) gone() bool {
 
 // idleNow makes the session idle at once, unless it is in use.
 func (l *life) idleNow() error {
+	l.awaitUnused()
 	l.transition.Lock()
 	defer l.transition.Unlock()
 	l.mu.Lock()
@@ -379,8 +275,8 @@ func (l *life) enter(why string, inside bool) (leave func(), err error) {
 		l.last = l.now()
 		if entered {
 			l.inside--
-			l.left.Broadcast()
 		}
+		l.left.Broadcast()
 	})
 	if err := l.wake(inside); err != nil {
 		leave()

@@ -28,11 +28,12 @@ import (
 const (
 	// IDsPerSandbox is how many host ids a sandbox maps, all that 16 bits hold.
 	IDsPerSandbox = 1 << 16
-	// DefaultFirstID and DefaultLastID are the host ids of a node's sandboxes.
-	// Above what distributions give to people, subordinate ranges of useradd and
-	// systemd's dynamic users, and below systemd's foreign ids at 0x7ffe0000.
+	// DefaultFirstID is the first host id of a node's sandboxes: above what
+	// distributions give to people, subordinate ranges of useradd and systemd's
+	// dynamic users.
 	DefaultFirstID = 0x10000000
-	DefaultLastID  = 0x7ffe0000 - 1
+	// DefaultLastID is the last: below systemd's foreign ids at 0x7ffe0000.
+	DefaultLastID = 0x7ffe0000 - 1
 
 	// userID is who everything but init is, inside.
 	userID = 1000

@@ -6,7 +6,6 @@ package stack
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -45,10 +44,8 @@ func (s *Stack) prepareConsul() error {
 }
 
 func (s *Stack) consulLeads(ctx context.Context) error {
-	body, err := get(ctx, s.ConsulAddr+"/v1/status/leader")
-	if err == nil && string(body) == `""` {
-		err = errors.New("no leader")
-	}
+	// Only such a read waits until the leader has all that it had before it was ended.
+	_, err := get(ctx, s.ConsulAddr+"/v1/catalog/nodes?consistent")
 	return err
 }
 

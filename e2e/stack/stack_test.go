@@ -322,7 +322,8 @@ func TestSeveral(t *testing.T) {
 	if err := gone.Restart(during(t, time.Minute)); err != nil {
 		t.Fatal(err)
 	}
-	if err := gone.Agent.process.until(during(t, time.Minute), func(ctx context.Context) error {
+	// A minute after its start the plugin removes what Nomad has forgotten.
+	if err := gone.Agent.process.until(during(t, 90*time.Second), func(ctx context.Context) error {
 		if left := leftovers(t, gone); len(left) > 0 {
 			return fmt.Errorf("left of its sessions:\n\t%s", strings.Join(left, "\n\t"))
 		}
