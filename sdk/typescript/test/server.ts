@@ -77,14 +77,18 @@ export const cuts: Step = (res) => void res.socket?.destroy();
 /** Never answers. */
 export const hangs: Step = () => undefined;
 
-/** Answers with the text of events, and then ends as told. */
-export function streams(text: string, end: 'end' | 'cut' | 'hang' = 'end', executionId = 'exe_1'): Step {
+/**
+ * Answers with the text of events, and then ends as told: 'cut' leaves a busy client
+ * time to have read them, 'cut at once' may lose them.
+ */
+export function streams(text: string, end: 'end' | 'cut' | 'cut at once' | 'hang' = 'end', executionId = 'exe_1'): Step {
   return (res) => {
     res.writeHead(200, { 'Content-Type': 'text/event-stream', 'X-Execution-Id': executionId });
     res.write(text, () => {
       if (end === 'end') res.end();
-      // A moment later: Bun forgets what came when the connection breaks at once.
-      if (end === 'cut') setTimeout(() => res.socket?.destroy(), 10);
+      // Bun forgets what it has not given to its reader when the connection breaks.
+      if (end === 'cut') setTimeout(() => res.socket?.destroy(), 500);
+      if (end === 'cut at once') setTimeout(() => res.socket?.destroy(), 10);
     });
   };
 }

@@ -64,7 +64,7 @@ test('every cut of a stream gives the same bytes', async () => {
   const whole = out('añ€😀\r\n', 13) + err('x', 14) + out('end', 17);
   for (let at = 0; at <= whole.length; at++) {
     const api = await fake([
-      (res, got) => streams(Buffer.from(whole).subarray(0, at).toString(), 'cut')(res, got),
+      (res, got) => streams(Buffer.from(whole).subarray(0, at).toString(), 'cut at once')(res, got),
       (res, got) => {
         const from = Number(got.headers['last-event-id']);
         const events = [out('añ€😀\r\n', 13), err('x', 14), out('end', 17)].filter((_, i) => [13, 14, 17][i]! > from);
