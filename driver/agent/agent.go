@@ -22,6 +22,7 @@ import (
 	"github.com/buntime/buntime/driver"
 	"github.com/buntime/buntime/driver/sandbox"
 	"github.com/buntime/buntime/driver/sandbox/cgroup"
+	"github.com/buntime/buntime/driver/sandbox/fuse"
 	"github.com/buntime/buntime/driver/sandbox/network"
 	"github.com/buntime/buntime/driver/snapshot"
 	"github.com/buntime/buntime/driver/snapshot/backend"
@@ -48,6 +49,8 @@ type Agent struct {
 
 	snapshots  *snapshot.Repository
 	closeStore func() error
+	// lazily: the kernel lets a workspace be in use before all of it is there.
+	lazily bool
 
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
@@ -93,6 +96,10 @@ func open(ctx context.Context, config *driver.Config, log hclog.Logger, without 
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	a := &Agent{config: config, log: log, node: node, snapshots: snapshots, closeStore: closeStore, cancel: cancel, instances: make(map[*instance]struct{}), settled: time.Now()}
+	if err = fuse.Supported(); err != nil {
+		log.Info("sessions wake when all of their files are there", "because", err)
+	}
+	a.lazily = err == nil
 	a.tasks.Go(func() { a.sweep(ctx) })
 	a.tasks.Go(func() { a.keepFavour(ctx) })
 	return a, nil
@@ -185,32 +192,6 @@ func (a *Agent) Start(ctx context.Context, task *driver.Task) (driver.Instance, 
 	return i, nil
 }
 
-// awaken returns what makes the workspace of a session that has lived before, nil
-// for one that has not.
-func (a *Agent) awaken(task *driver.Task) func(ctx context.Context, path string) error {
-	if task.Session.Epoch <= 1 {
-		return nil
-	}
-	return func(ctx context.Context, path string) error {
-		if own, _, err := task.Rests.Load(ctx, task.Session.Epoch); err != nil || own.Over() {
-			return errors.Join(err, fmt.Errorf("this life of the session is over before it has begun: %w", driver.ErrFenced))
-		}
-		last, ok, err := task.Rests.Last(ctx, task.Session.Epoch)
-		if err != nil {
-			return fmt.Errorf("find the session's last snapshot: %w", err)
-		}
-		if !ok {
-			return errors.New("the session has lived before, and nothing says where its workspace is")
-		}
-		key, err := task.Rests.Key(ctx)
-		if err != nil {
-			return err
-		}
-		who := snapshot.Session{ID: task.Session.ID, Key: key, Expires: task.Session.ExpiresAt}
-		return a.snapshots.Restore(ctx, who, last.Snapshot, path)
-	}
-}
-
 // Recover implements driver.Runtime.
 func (a *Agent) Recover(ctx context.Context, task *driver.Task, state []byte) (driver.Instance, error) {
 	st, err := sandbox.UnmarshalState(state)
@@ -229,6 +210,9 @@ func (a *Agent) Recover(ctx context.Context, task *driver.Task, state []byte) (d
 	case <-box.Done():
 		return i, nil
 	default:
+	}
+	if box.Lacking() {
+		i.goOn()
 	}
 	if err := i.reopen(ctx); err != nil {
 		// What it holds is worth more than that nobody reaches it now.
