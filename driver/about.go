@@ -76,6 +76,10 @@ var pluginConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 		"conn_burst": hclspec.NewAttr("conn_burst", "number", false),
 		"conn_max":   hclspec.NewAttr("conn_max", "number", false),
 	})),
+	"ids": hclspec.NewBlock("ids", false, hclspec.NewObject(map[string]*hclspec.Spec{
+		"first": hclspec.NewAttr("first", "number", false),
+		"last":  hclspec.NewAttr("last", "number", false),
+	})),
 	"session": hclspec.NewBlock("session", false, hclspec.NewObject(map[string]*hclspec.Spec{
 		"idle_after":       hclspec.NewAttr("idle_after", "string", false),
 		"sleep_after":      hclspec.NewAttr("sleep_after", "string", false),

@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/base"
 
 	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/sandbox"
 	"github.com/buntime/buntime/driver/sandbox/network"
 	"github.com/buntime/buntime/driver/snapshot/backend"
 )
@@ -66,6 +67,7 @@ type Config struct {
 	PreviewAccess Access
 	Consul        ConsulConfig
 	Network       NetworkConfig
+	IDs           IDRange
 	Life          LifeConfig
 	// Store is where snapshots of sessions go. Default: a directory below StateDir,
 	// which no other node can read.
@@ -124,6 +126,10 @@ func (c NetworkConfig) Sandboxes() network.Config {
 	}
 }
 
+// IDRange are the host ids, of users and of groups, that sandboxes are mapped to:
+// sandbox.IDsPerSandbox for each.
+type IDRange struct{ First, Last int }
+
 // LimitDefaults hold for tasks that do not say otherwise.
 type LimitDefaults struct {
 	PidsMax  int64
@@ -142,6 +148,7 @@ type rawConfig struct {
 	PreviewAccess string     `codec:"preview_access"`
 	Consul        rawConsul  `codec:"consul"`
 	Network       rawNetwork `codec:"network"`
+	IDs           rawIDs     `codec:"ids"`
 	Session       rawLife    `codec:"session"`
 	Store         rawStore   `codec:"store"`
 	Defaults      rawLimits  `codec:"defaults"`
@@ -161,6 +168,11 @@ type rawNetwork struct {
 	ConnRate  any      `codec:"conn_rate"`
 	ConnBurst any      `codec:"conn_burst"`
 	ConnMax   any      `codec:"conn_max"`
+}
+
+type rawIDs struct {
+	First any `codec:"first"`
+	Last  any `codec:"last"`
 }
 
 type rawLife struct {
@@ -227,6 +239,9 @@ func parseConfig(data []byte) (*Config, error) {
 	var err error
 	if config.Network, err = raw.Network.parse(); err != nil {
 		return nil, fmt.Errorf("plugin config: network: %w", err)
+	}
+	if config.IDs, err = raw.IDs.parse(); err != nil {
+		return nil, fmt.Errorf("plugin config: ids: %w", err)
 	}
 	if config.Life, err = raw.Session.parse(); err != nil {
 		return nil, fmt.Errorf("plugin config: session: %w", err)
@@ -301,6 +316,25 @@ func (raw *rawNetwork) parse() (NetworkConfig, error) {
 		network.Resolvers = append(network.Resolvers, addr)
 	}
 	return network, nil
+}
+
+func (raw *rawIDs) parse() (IDRange, error) {
+	const (
+		least = 1 << 16 // below are the machine's own
+		most  = 1<<31 - 1
+	)
+	first, err := whole("first", raw.First, sandbox.DefaultFirstID, least, most)
+	if err != nil {
+		return IDRange{}, err
+	}
+	last, err := whole("last", raw.Last, sandbox.DefaultLastID, least, most)
+	if err != nil {
+		return IDRange{}, err
+	}
+	if last-first+1 < sandbox.IDsPerSandbox {
+		return IDRange{}, fmt.Errorf("a sandbox needs %d ids, first to last are %d", sandbox.IDsPerSandbox, last-first+1)
+	}
+	return IDRange{First: int(first), Last: int(last)}, nil
 }
 
 func (raw *rawLife) parse() (life LifeConfig, err error) {

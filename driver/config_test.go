@@ -60,6 +60,7 @@ func TestPluginConfigDefaults(t *testing.T) {
 		must.Eq(t, AccessAny, config.PreviewAccess)
 		must.Eq(t, ConsulConfig{Prefix: "buntime"}, config.Consul)
 		must.Eq(t, "198.18.0.0/15", config.Network.Pool.String())
+		must.Eq(t, IDRange{First: 0x10000000, Last: 0x7ffdffff}, config.IDs)
 		must.Eq(t, builtin, config.Defaults)
 	}
 	_, err := parseConfig(nil) // an agent without a block for the plugin
@@ -90,6 +91,10 @@ func TestPluginConfig(t *testing.T) {
 			conn_max = 64
 			resolvers = ["9.9.9.9", "127.0.0.1:8600", "2001:db8::1"]
 		}
+		ids {
+			first = 1000000
+			last = 2000000
+		}
 		defaults {
 			pids_max = 100
 			disk = 2048
@@ -114,6 +119,7 @@ func TestPluginConfig(t *testing.T) {
 		netip.MustParseAddrPort("127.0.0.1:8600"),
 		netip.MustParseAddrPort("[2001:db8::1]:53"),
 	}, config.Network.Resolvers)
+	must.Eq(t, IDRange{First: 1000000, Last: 2000000}, config.IDs)
 	must.Eq(t, LimitDefaults{PidsMax: 100, DiskMB: 2048, FilesMax: 1000}, config.Defaults)
 
 	config, err = parsePluginHCL(t, "")
@@ -141,6 +147,10 @@ func TestPluginConfigErrors(t *testing.T) {
 		`network { conn_burst = 1.5 }`:               `conn_burst must be a whole number`,
 		`network { conn_max = -1 }`:                  `conn_max must be a whole number`,
 		`network { resolvers = ["dns.local"] }`:      `resolvers must hold IP addresses`,
+		`ids { first = 1000 }`:                       `ids: first must be a whole number from 65536 to 2147483647, got 1000`,
+		`ids { last = 2147483648 }`:                  `ids: last must be a whole number`,
+		"ids {\n first = 100000\n last = 165534\n}":  `ids: a sandbox needs 65536 ids, first to last are 65535`,
+		`ids { last = 100000 }`:                      `ids: a sandbox needs 65536 ids`,
 		`defaults { pids_max = 1 }`:                  `defaults: pids_max must be a whole number from 16 to`,
 		`defaults { disk = 0.5 }`:                    `disk must be a whole number from 16 to`,
 		`defaults { files_max = -1 }`:                `files_max must be a whole number from 64 to`,

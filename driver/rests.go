@@ -33,8 +33,9 @@ type Rests interface {
 	// Key is what the session's snapshots are sealed with. It is made when it is
 	// asked for first.
 	Key(ctx context.Context) (snapshot.Key, error)
-	// Wanted says whether the session still has a record, and that is of epoch.
-	Wanted(ctx context.Context, epoch uint64) (bool, error)
+	// Wanted says whether the session still has a record, and that is of epoch; and
+	// when the session ends, which may be put off while it lives.
+	Wanted(ctx context.Context, epoch uint64) (expires time.Time, wanted bool, err error)
 }
 
 // restTimeout bounds one way to Consul and back. Unlike a claim, a note may wait
@@ -170,10 +171,11 @@ func (r *consulRests) Key(ctx context.Context) (key snapshot.Key, err error) {
 }
 
 // Wanted implements Rests.
-func (r *consulRests) Wanted(ctx context.Context, epoch uint64) (bool, error) {
+func (r *consulRests) Wanted(ctx context.Context, epoch uint64) (expires time.Time, wanted bool, err error) {
 	var record struct {
-		Epoch uint64 `json:"epoch"`
+		Epoch   uint64    `json:"epoch"`
+		Expires time.Time `json:"expires"`
 	}
 	version, err := r.get(ctx, claim.RecordKey(r.prefix, r.session), &record)
-	return version != 0 && record.Epoch == epoch, err
+	return record.Expires, version != 0 && record.Epoch == epoch, err
 }

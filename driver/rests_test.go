@@ -6,6 +6,7 @@ package driver_test
 import (
 	"encoding/json"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/consul/api"
 	"github.com/shoenig/test/must"
@@ -70,14 +71,15 @@ func TestRestsRealConsul(t *testing.T) {
 	must.NoError(t, err)
 	must.Eq(t, key, again)
 
-	wanted, err := rests.Wanted(ctx, 2)
+	_, wanted, err := rests.Wanted(ctx, 2)
 	must.NoError(t, err)
 	must.False(t, wanted)
-	_, err = client.KV().Put(&api.KVPair{Key: claim.RecordKey("test", testSession), Value: []byte(`{"epoch":2}`)}, nil)
+	_, err = client.KV().Put(&api.KVPair{Key: claim.RecordKey("test", testSession), Value: []byte(`{"epoch":2,"expires":"2026-01-02T03:04:05Z"}`)}, nil)
 	must.NoError(t, err)
 	for epoch, want := range map[uint64]bool{1: false, 2: true} {
-		wanted, err = rests.Wanted(ctx, epoch)
+		expires, wanted, err := rests.Wanted(ctx, epoch)
 		must.NoError(t, err)
 		must.Eq(t, want, wanted)
+		must.Eq(t, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), expires)
 	}
 }

@@ -24,33 +24,33 @@ var crashes = []struct {
 	do   func(ctx context.Context, s *stack.Stack) error
 }{
 	{"front-end", func(ctx context.Context, s *stack.Stack) error {
-		if err := s.KillFrontend(ctx, syscall.SIGKILL); err != nil {
+		if err := s.Frontends[0].Kill(ctx, syscall.SIGKILL); err != nil {
 			return err
 		}
-		return s.RestartFrontend(ctx)
+		return s.Frontends[0].Restart(ctx)
 	}},
 	{"front-end, gently", func(ctx context.Context, s *stack.Stack) error {
-		return s.RestartFrontend(ctx)
+		return s.Frontends[0].Restart(ctx)
 	}},
 	{"plugin", func(ctx context.Context, s *stack.Stack) error {
-		return s.KillPlugin(ctx, syscall.SIGKILL)
+		return s.Clients[0].KillPlugin(ctx, syscall.SIGKILL)
 	}},
 	{"Nomad agent", func(ctx context.Context, s *stack.Stack) error {
-		if err := s.KillNomad(ctx, syscall.SIGKILL); err != nil {
+		if err := s.Clients[0].Agent.Kill(ctx, syscall.SIGKILL); err != nil {
 			return err
 		}
-		return s.RestartNomad(ctx)
+		return s.Clients[0].Agent.Restart(ctx)
 	}},
 	{"Nomad agent, gently", func(ctx context.Context, s *stack.Stack) error {
-		return s.RestartNomad(ctx)
+		return s.Clients[0].Agent.Restart(ctx)
 	}},
 	{"front-end, plugin and Nomad agent", func(ctx context.Context, s *stack.Stack) error {
 		for _, step := range []func() error{
-			func() error { return s.KillFrontend(ctx, syscall.SIGKILL) },
-			func() error { return s.KillNomad(ctx, syscall.SIGKILL) },
-			func() error { return s.KillPlugin(ctx, syscall.SIGKILL) },
-			func() error { return s.RestartNomad(ctx) },
-			func() error { return s.RestartFrontend(ctx) },
+			func() error { return s.Frontends[0].Kill(ctx, syscall.SIGKILL) },
+			func() error { return s.Clients[0].Agent.Kill(ctx, syscall.SIGKILL) },
+			func() error { return s.Clients[0].KillPlugin(ctx, syscall.SIGKILL) },
+			func() error { return s.Clients[0].Agent.Restart(ctx) },
+			func() error { return s.Frontends[0].Restart(ctx) },
 		} {
 			if err := step(); err != nil {
 				return err
@@ -227,10 +227,10 @@ func TestCrashWhileCreating(t *testing.T) {
 		}
 	}
 	note(<-answers)
-	if err := system.stack.KillFrontend(ctx, syscall.SIGKILL); err != nil {
+	if err := system.stack.Frontends[0].Kill(ctx, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	if err := system.stack.RestartFrontend(ctx); err != nil {
+	if err := system.stack.Frontends[0].Restart(ctx); err != nil {
 		t.Fatal(err)
 	}
 	for range creates - 1 {

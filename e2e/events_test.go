@@ -111,6 +111,9 @@ func (e *events) collect() collected {
 			c.last = event
 			return c
 		}
+		if event.ID == "" { // the other stream has a character half printed
+			continue
+		}
 		id, err := strconv.ParseInt(event.ID, 10, 64)
 		if err != nil {
 			e.s.t.Fatalf("id of an event is no offset: %+v", event)

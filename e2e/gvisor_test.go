@@ -40,10 +40,10 @@ func TestGVisorJob(t *testing.T) {
 	if code, _, errs := j.exec(false, "", "sh", "-c", "echo first >/tmp/life"); code != 0 {
 		t.Errorf("write: %d, %q", code, errs)
 	}
-	if err := system.stack.KillNomad(j.ctx, syscall.SIGKILL); err != nil {
+	if err := system.stack.Clients[0].Agent.Kill(j.ctx, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	if err := system.stack.RestartNomad(j.ctx); err != nil {
+	if err := system.stack.Clients[0].Agent.Restart(j.ctx); err != nil {
 		t.Fatal(err)
 	}
 	j.eventually("it answers again", j.answers)
@@ -77,11 +77,11 @@ func TestGVisorMissing(t *testing.T) {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
-		if err := system.stack.HideGVisor(ctx, false); err != nil {
+		if err := system.stack.Clients[0].HideGVisor(ctx, false); err != nil {
 			t.Fatal(err)
 		}
 	})
-	if err := system.stack.HideGVisor(ctx, true); err != nil {
+	if err := system.stack.Clients[0].HideGVisor(ctx, true); err != nil {
 		t.Fatal(err)
 	}
 	t.Run("health", func(t *testing.T) {

@@ -240,7 +240,7 @@ func TestBridgeNetwork(t *testing.T) {
 	// Not the agent: Nomad notes an allocation's network once a minute, and an
 	// agent that was killed before that ends the allocation.
 	t.Run("plugin killed", func(t *testing.T) {
-		if err := system.stack.KillPlugin(bridged.ctx, syscall.SIGKILL); err != nil {
+		if err := system.stack.Clients[0].KillPlugin(bridged.ctx, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 		for _, j := range []*netJob{bridged, plain} {
@@ -302,7 +302,7 @@ func TestNetworkPolicy(t *testing.T) {
 		none.connects("registry.npmjs.org:443", "EAI_AGAIN")
 	}
 	check()
-	if err := system.stack.KillPlugin(allow.ctx, syscall.SIGKILL); err != nil {
+	if err := system.stack.Clients[0].KillPlugin(allow.ctx, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	for _, j := range []*netJob{allow, none, free} {

@@ -179,10 +179,10 @@ func TestOrdinaryJob(t *testing.T) {
 	})
 	t.Run("agent killed", func(t *testing.T) {
 		before := j.sandbox()
-		if err := system.stack.KillNomad(j.ctx, syscall.SIGKILL); err != nil {
+		if err := system.stack.Clients[0].Agent.Kill(j.ctx, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		if err := system.stack.RestartNomad(j.ctx); err != nil {
+		if err := system.stack.Clients[0].Agent.Restart(j.ctx); err != nil {
 			t.Fatal(err)
 		}
 		j.eventually("it answers again", j.answers)

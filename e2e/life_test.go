@@ -52,23 +52,42 @@ func TestLife(t *testing.T) {
 		equal(t, "file", own.read("file"), "kept")
 		equal(t, "state", own.info().State, "active")
 	})
-	t.Run("a drain", func(t *testing.T) {
+	t.Run("a drain with little time", func(t *testing.T) {
 		own := begin(t)
 		own.write("file", "drained")
-		nodes, _, err := s.Nomad.Nodes().List(nil)
-		if err != nil || len(nodes) != 1 {
-			t.Fatalf("nodes %v, %v", nodes, err)
-		}
-		node := nodes[0].ID
-		drain := &nomad.DrainSpec{Deadline: time.Second}
-		if _, err := s.Nomad.Nodes().UpdateDrain(node, drain, false, nil); err != nil {
-			t.Fatal(err)
-		}
+		running := own.begin(M{"command": "touch begun; sleep 30"})
+		own.waitFor("begun")
+		undrain := drain(t, s, time.Second)
+		equal(t, "reason", running.result().Reason, "interrupted")
 		own.awaitState("deep-sleep")
-		if _, err := s.Nomad.Nodes().UpdateDrain(node, nil, true, nil); err != nil {
-			t.Fatal(err)
-		}
+		undrain()
 		equal(t, "file", own.read("file"), "drained")
+	})
+	t.Run("a drain with time", func(t *testing.T) {
+		used, unused := begin(t), begin(t)
+		running := used.begin(M{"command": "touch begun; sleep 6; echo done"})
+		used.waitFor("begun")
+		unused.write("file", "drained")
+		written := time.Now()
+		undrain := drain(t, s, 5*time.Minute)
+		unused.awaitState("deep-sleep")
+		if took := time.Since(written); took >= 3*time.Second { // when it would have slept by itself
+			t.Errorf("a session that nobody uses slept after %v", took)
+		}
+		done := running.result()
+		ended := time.Now()
+		equal(t, "reason", done.Reason, "exit")
+		equal(t, "output", done.Stdout, "done\n")
+		used.awaitState("deep-sleep")
+		if took := time.Since(ended); took >= 3*time.Second {
+			t.Errorf("a session slept %v after its execution", took)
+		}
+		undrain()
+		equal(t, "file", unused.read("file"), "drained")
+		equal(t, "file", used.read("begun"), "")
+		if used.info().Durability.Lost || unused.info().Durability.Lost {
+			t.Error("something is lost")
+		}
 	})
 	t.Run("a session whose sandbox dies", func(t *testing.T) {
 		own := begin(t)
@@ -86,6 +105,24 @@ func TestLife(t *testing.T) {
 		}
 		equal(t, "file of the last checkpoint", own.read("file"), "kept\n")
 	})
+}
+
+// drain drains the only node of a stack, and returns what undoes it.
+func drain(t *testing.T, s *stack.Stack, deadline time.Duration) (undo func()) {
+	t.Helper()
+	nodes, _, err := s.Nomad.Nodes().List(nil)
+	if err != nil || len(nodes) != 1 {
+		t.Fatalf("nodes %v, %v", nodes, err)
+	}
+	if _, err := s.Nomad.Nodes().UpdateDrain(nodes[0].ID, &nomad.DrainSpec{Deadline: deadline}, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		t.Helper()
+		if _, err := s.Nomad.Nodes().UpdateDrain(nodes[0].ID, nil, true, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // awaitState waits until the session's info tells of a state, which it does not

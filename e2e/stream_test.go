@@ -275,3 +275,44 @@ func TestResultJSON(t *testing.T) {
 		"executionId", "pid", "background", "reason", "truncated",
 	}, nil)
 }
+
+// TestExecutionIDIsInTheHead: who loses the connection can come back.
+func TestExecutionIDIsInTheHead(t *testing.T) {
+	t.Parallel()
+	s := newSession(t)
+	reply := s.post("/execute", M{"code": "1"})
+	equal(t, "X-Execution-Id", reply.Header.Get("X-Execution-Id"), decode[execution](t, reply).ExecutionID)
+
+	stream := s.stream(M{"code": `console.log("a"); ` + untilFile("go")})
+	stream.wants("stdout", "a\n")
+	id := stream.Header.Get("X-Execution-Id")
+	equal(t, "state", decode[execution](t, s.get("/executions/"+id)).State, "running")
+	s.write("go", "")
+}
+
+// TestOutputUntilTheAnswer: of a server, the output that is read again ends as
+// the stream of its execute would have.
+func TestOutputUntilTheAnswer(t *testing.T) {
+	t.Parallel()
+	s := newSession(t)
+	first := s.stream(M{"code": `
+		console.log("one");
+		` + untilFile("go") + `
+		Bun.serve({ port: 8080, fetch: () => new Response("x") });
+		console.log("two");
+	`})
+	first.wants("stdout", "one\n")
+	id := first.Header.Get("X-Execution-Id")
+	first.Close()
+	again := s.events(client.Call{
+		Method: "GET", Path: "/executions/" + id + "/output", Query: s.query([]string{"until", "answer"}),
+		Header: map[string]string{"Last-Event-ID": "4"},
+	})
+	s.write("go", "")
+	got := again.collect()
+	equal(t, "the rest", got.stdout, "two\n")
+	equal(t, "last event", got.last.Name, "result")
+	again.end()
+	equal(t, "background", decodeText[execution](t, []byte(got.last.Data)).Background, true)
+	refusedField(t, s.get("/executions/"+id+"/output", "until", "noon"), "until")
+}

@@ -28,8 +28,8 @@ type CreateRequest struct {
 func (r CreateRequest) session(key Key, now time.Time) (*Session, error) {
 	ttl := min(DefaultTTL, key.Allowed.TTL)
 	set(&ttl, r.TTL)
-	if ttl < MinTTL || ttl > key.Allowed.TTL {
-		return nil, Invalid("ttl", "ttl is from %d to %d seconds with this key, not %d", MinTTL, key.Allowed.TTL, ttl)
+	if err := key.checkTTL(ttl); err != nil {
+		return nil, err
 	}
 	if len(r.Metadata) > MaxMetadata {
 		return nil, Invalid("metadata", "metadata has at most %d bytes as JSON, not %d", MaxMetadata, len(r.Metadata))
@@ -50,6 +50,14 @@ func (r CreateRequest) session(key Key, now time.Time) (*Session, error) {
 		s.Metadata = json.RawMessage("{}")
 	}
 	return s, nil
+}
+
+// checkTTL refuses lives that the key's plan does not have.
+func (k Key) checkTTL(ttl int) error {
+	if ttl < MinTTL || ttl > k.Allowed.TTL {
+		return Invalid("ttl", "ttl is from %d to %d seconds with this key, not %d", MinTTL, k.Allowed.TTL, ttl)
+	}
+	return nil
 }
 
 // Create makes a session and returns once a node has claimed it, which is

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -19,9 +20,17 @@ const (
 	reapers = 8
 )
 
-// Run reaps until the context ends. Any number of front-ends may: every step
-// is a compare-and-swap or may be repeated.
+// Run does what one front-end does for all, until the context ends: it reaps, and
+// empties nodes that drain. Two may do so at a time: every step is a compare-and-swap
+// or may be repeated.
 func (s *Service) Run(ctx context.Context) {
+	var work sync.WaitGroup
+	defer work.Wait()
+	work.Go(func() { s.emptyDraining(ctx) })
+	s.reapOften(ctx)
+}
+
+func (s *Service) reapOften(ctx context.Context) {
 	tick := time.NewTicker(s.ReapInterval)
 	defer tick.Stop()
 	for {

@@ -35,7 +35,20 @@ type nodeStub struct {
 	infos func(context.Context, *frontend.Session) (frontend.Info, error)
 	// sleep is what a node does that is told to put a session to sleep.
 	sleep func(*frontend.Session) error
+	// alive, if not nil, is what a node says that is asked whether it is there.
+	alive func(context.Context, *frontend.Session) error
+	// extend is what one does that is told to look when a session ends.
+	extend func(*frontend.Session) error
 }
+
+func (n *nodeStub) Alive(ctx context.Context, sess *frontend.Session) error {
+	if n.alive != nil {
+		return n.alive(ctx, sess)
+	}
+	return n.err
+}
+
+func (n *nodeStub) Extend(_ context.Context, sess *frontend.Session) error { return n.extend(sess) }
 
 func (n *nodeStub) Sleep(_ context.Context, sess *frontend.Session, _ frontend.State, _ bool) error {
 	return n.sleep(sess)

@@ -36,30 +36,62 @@ func (s *Service) Sleep(ctx context.Context, account, id string, state State, fo
 		if sess, err = s.place(ctx, sess); err != nil {
 			return nil, err
 		}
-		err = s.Node.Sleep(ctx, sess, state, force)
-		switch {
-		case err == nil && state == StateDeepSleep:
-			s.Forget(id)
-			return s.settle(ctx, sess, false)
-		case err == nil:
-			return sess, nil
-		case !errors.Is(err, ErrAway):
+		rested, err := s.rest(ctx, sess, state, force)
+		if err == nil {
+			return rested, nil
+		}
+		if err := again(ctx, s.Now().Sub(begin), err); err != nil { // to tell it twice does no harm
 			return nil, err
 		}
-		// It may sleep already, or live elsewhere. To tell it twice does no harm.
-		s.Forget(id)
-		if merr := s.Moved(ctx, sess); merr != nil {
-			return nil, merr
-		}
-		if s.Now().Sub(begin) >= awayTimeout {
-			return nil, fmt.Errorf("%w; %w", Unavailable("the session's node does not answer at the moment; try again"), err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		case <-time.After(awayPause):
-		}
 	}
+}
+
+// again returns nil when it is time to try again what was tried for so long, and
+// what a session's node did not answer to last.
+func again(ctx context.Context, tried time.Duration, err error) error {
+	if !errors.Is(err, ErrAway) {
+		return err
+	}
+	if tried >= awayTimeout {
+		return fmt.Errorf("%w; %w", Unavailable("the session's node does not answer at the moment; try again"), err)
+	}
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(awayPause):
+		return nil
+	}
+}
+
+// rest tells a session's node once to bring it to a state. ErrAway says that the
+// session does not answer there; what has become of it is noted then.
+func (s *Service) rest(ctx context.Context, sess *Session, state State, force bool) (*Session, error) {
+	attended, answered := s.Attend(ctx, sess)
+	err := s.Node.Sleep(attended, sess, state, force)
+	answered()
+	switch {
+	case err == nil && state == StateDeepSleep:
+		s.Forget(sess.ID)
+		ctx, cancel := cleanup(ctx) // it sleeps, whoever waits for it
+		defer cancel()
+		return s.settle(ctx, sess, false)
+	case err == nil:
+		return sess, nil
+	}
+	return nil, s.away(ctx, sess, err)
+}
+
+// away notes, if err is ErrAway, what has become of a session that does not answer on
+// its node: it may sleep already, or live elsewhere. It returns err, or why it could not.
+func (s *Service) away(ctx context.Context, sess *Session, err error) error {
+	if !errors.Is(err, ErrAway) {
+		return err
+	}
+	s.Forget(sess.ID)
+	if merr := s.Moved(ctx, sess); merr != nil {
+		return merr
+	}
+	return err
 }
 
 // ResolveAwake is Resolve, but a session in deep sleep is ErrAsleep and stays so.
@@ -79,7 +111,13 @@ func (s *Service) ResolveAwake(ctx context.Context, account, id string) (*Sessio
 // find as long as its node may be back in a moment.
 func (s *Service) Moved(ctx context.Context, sess *Session) error {
 	defer timing.Start(ctx, "moved")()
-	_, err := share(ctx, &s.flights, "settle "+sess.ID, lookupTimeout, func(ctx context.Context) (*Session, error) {
+	_, err := s.moved(ctx, sess)
+	return err
+}
+
+// moved is Moved, and says whether the session's epoch is over.
+func (s *Service) moved(ctx context.Context, sess *Session) (bool, error) {
+	now, err := share(ctx, &s.flights, "settle "+sess.ID, lookupTimeout, func(ctx context.Context) (*Session, error) {
 		asleep, err := s.settle(ctx, sess, false)
 		if !errors.Is(err, ErrNotFound) {
 			return asleep, err
@@ -88,10 +126,12 @@ func (s *Service) Moved(ctx context.Context, sess *Session) error {
 		if err != nil || !lost {
 			return nil, err
 		}
-		_, err = s.rescue(ctx, sess)
-		return nil, err
+		if done, err := s.rescue(ctx, sess); err != nil || !done {
+			return nil, err
+		}
+		return sess, nil
 	})
-	return err
+	return now != nil, err
 }
 
 // savingTimeout is how long a node may be at stopping a task: the job's kill_timeout,
@@ -190,7 +230,10 @@ func (s *Service) settle(ctx context.Context, sess *Session, abandon bool) (*Ses
 // lived says whether a node may have had, in an epoch that is over, more than what
 // was there before.
 func (s *Service) lived(ctx context.Context, sess *Session, rest claim.Rest) (bool, error) {
-	if !rest.Snapshot.IsZero() || sess.Placed() {
+	switch {
+	case rest.Asleep && rest.Snapshot.IsZero(): // it says that it had nothing
+		return false, nil
+	case !rest.Snapshot.IsZero(), sess.Placed():
 		return true, nil
 	}
 	_, err := s.Store.Claim(ctx, sess.ID, sess.Epoch)
@@ -258,8 +301,8 @@ func (s *Service) prune(ctx context.Context, sess *Session) {
 	})
 }
 
-// lookAgain is how often who waits for a claim looks whether there will be one.
-const lookAgain = time.Second
+// lookEvery is how often who waits for a claim looks whether there will be one.
+const lookEvery = time.Second
 
 // wake returns a session once a node has claimed it, and begins its next life if it
 // sleeps. Of all who ask for that, here and at other front-ends, one does it.
@@ -345,7 +388,7 @@ func (s *Service) pace(ctx context.Context, sess *Session) error {
 // request, has begun to start. It returns nothing when it is time to look at the
 // record again: that front-end may have undone it, or died half-way.
 func (s *Service) awaitOther(ctx context.Context, sess *Session) (*Session, error) {
-	limited, cancel := context.WithTimeout(ctx, lookAgain)
+	limited, cancel := context.WithTimeout(ctx, lookEvery)
 	defer cancel()
 	placed, err := s.awaitClaim(limited, sess, 0)
 	if err == nil || limited.Err() == nil || ctx.Err() != nil {

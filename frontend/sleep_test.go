@@ -392,6 +392,33 @@ func TestFailedWake(t *testing.T) {
 	})
 }
 
+// TestFailedStart: a node has taken a session and could not begin. That is known at
+// once, and nothing was lost that was not before.
+func TestFailedStart(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		w := newWorld(t)
+		sess := w.created(t)
+		w.store.PutRest(rest(sess, !lost))
+		w.scheduler.End(sess.ID, 1)
+		if err := w.Moved(t.Context(), sess); err != nil {
+			t.Fatal(err)
+		}
+		awake, err := w.Resolve(t.Context(), "acme", sess.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		w.store.PutRest(claim.Rest{Session: sess.ID, Epoch: awake.Epoch, Asleep: true})
+		if err := w.Moved(t.Context(), awake); err != nil {
+			t.Fatal(err)
+		}
+		r, err := w.store.Get(t.Context(), sess.ID)
+		if err != nil || r.State != frontend.StateDeepSleep || r.Lost != lost || r.Files != 3 || r.Failures != 1 {
+			t.Errorf("lost before %t: %+v, %v", lost, r, err)
+		}
+	}
+}
+
 // TestStopOfTheLifeBefore: it may come as late as it likes.
 func TestStopOfTheLifeBefore(t *testing.T) {
 	w := newWorld(t)

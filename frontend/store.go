@@ -81,6 +81,12 @@ type Scheduler interface {
 	// scheduler knows nothing of such a job: it never was, or it was purged, and what
 	// it ran may be at it still.
 	Lost(ctx context.Context, id string, epoch uint64) (bool, error)
+	// Draining lists the nodes that are to be emptied, and a number to ask again with.
+	// With that of an earlier answer it waits until there may be another, at most some
+	// minutes; with 0 it answers at once.
+	Draining(ctx context.Context, since uint64) (nodes []string, next uint64, err error)
+	// On lists the jobs that run on a node.
+	On(ctx context.Context, node string) ([]Job, error)
 	// Explain says in words why the job of a session's epoch has not started, for
 	// the log.
 	Explain(ctx context.Context, id string, epoch uint64) string
@@ -107,7 +113,13 @@ type Job struct {
 type Node interface {
 	// Info asks about a session. It is no activity and wakes nothing.
 	Info(ctx context.Context, s *Session) (Info, error)
+	// Alive asks whether the node carries a session at all. It is no activity and wakes
+	// nothing.
+	Alive(ctx context.Context, s *Session) error
 	// Sleep brings a session to the state idle or deep-sleep. While somebody uses it
 	// that is an Error of CodeSessionBusy, unless force.
 	Sleep(ctx context.Context, s *Session, state State, force bool) error
+	// Extend has the node look in a session's record when it ends, and returns once
+	// all that is stored of the session lasts as long.
+	Extend(ctx context.Context, s *Session) error
 }

@@ -79,6 +79,8 @@ func open(ctx context.Context, config *driver.Config, log hclog.Logger, without 
 		CertFile:        certs,
 		Runsc:           config.Runsc,
 		Network:         networkOf(config),
+		FirstID:         config.IDs.First,
+		LastID:          config.IDs.Last,
 		ReadyWorkspaces: readyWorkspaces,
 		ReadySize:       config.Defaults.DiskMB << 20,
 		Without:         without,
@@ -180,7 +182,7 @@ func (a *Agent) Start(ctx context.Context, task *driver.Task) (driver.Instance, 
 	box, err := a.node.Start(ctx, spec)
 	if err != nil {
 		doors.close()
-		return nil, err
+		return nil, errors.Join(err, a.cameToNothing(ctx, task))
 	}
 	i := a.newInstance(task, box)
 	if err = i.open(ctx, doors, false); err == nil && task.Session == nil {
@@ -289,7 +291,7 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox) (*Session, e
 	}
 	s := &Session{
 		SessionConfig: SessionConfig{
-			ID: task.Session.ID, Epoch: task.Session.Epoch, Alloc: task.AllocID, Expires: task.Session.ExpiresAt,
+			ID: task.Session.ID, Epoch: task.Session.Epoch, Alloc: task.AllocID,
 			API: task.API, Preview: task.Preview, MemoryLimit: task.Limits.Memory,
 		},
 		log: a.log.With("session", task.Session.ID), box: box, guest: guestHost{box}, files: f,
@@ -298,7 +300,7 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox) (*Session, e
 		executions: make(map[string]*execution),
 	}
 	s.life = newLife(schedule{
-		idleAfter: a.config.Life.IdleAfter, sleepAfter: a.config.Life.SleepAfter, expires: s.Expires,
+		idleAfter: a.config.Life.IdleAfter, sleepAfter: a.config.Life.SleepAfter, expires: task.Session.ExpiresAt,
 	}, box.Group(), notedActivity(box), s.log)
 	s.keeper = newKeeper(s, a.snapshots, task.Rests, a.config.Life.CheckpointEvery)
 	s.life.note, s.life.leaving, s.life.returning, s.life.evict = s.noteActivity, s.lookAround, s.keeper.retract, s.interrupt

@@ -154,8 +154,8 @@ func newFixtureOf(t testing.TB, o fixtureOptions) *fixture {
 		Limits:  driver.Limits{Memory: 512 << 20, CPUCores: 1, Pids: 512, Files: 4096, Disk: 256 << 20},
 		Session: &driver.Session{ID: "ses_test", Epoch: 1, ExpiresAt: time.Now().Add(o.ttl)},
 		API:     freeAddress(t), Preview: freeAddress(t),
-		Rests: &memoryRests{wanted: 1},
 	}}
+	f.task.Rests = &memoryRests{wanted: 1, expires: f.task.Session.ExpiresAt}
 	if o.change != nil {
 		o.change(f.task)
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/buntime/buntime/driver"
+	"github.com/buntime/buntime/driver/claim"
 	"github.com/buntime/buntime/driver/sandbox"
 	"github.com/buntime/buntime/driver/sandbox/workspace"
 	"github.com/buntime/buntime/driver/snapshot"
@@ -70,6 +71,28 @@ func (a *Agent) restoreLazily(ctx context.Context, who snapshot.Session, p snaps
 		return nil, err // and no interface that is not nil
 	}
 	return l, nil
+}
+
+// nothingTimeout bounds what a task that could not start does after that.
+const nothingTimeout = 5 * time.Second
+
+// cameToNothing notes that a life of a session could not begin here, so that nobody
+// waits for it, or takes it for one whose node was lost with what it had.
+func (a *Agent) cameToNothing(ctx context.Context, task *driver.Task) error {
+	s := task.Session
+	if s == nil || s.Epoch <= 1 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), nothingTimeout, fmt.Errorf("not noted in %s", nothingTimeout))
+	defer cancel()
+	if _, ok, err := task.Rests.Last(ctx, s.Epoch); err != nil || !ok {
+		return err // there is nothing that it could be begun from elsewhere
+	}
+	_, err := task.Rests.Note(ctx, claim.Rest{Session: s.ID, Epoch: s.Epoch, Alloc: task.AllocID, Try: 1, Asleep: true}, 0)
+	if errors.Is(err, driver.ErrFenced) {
+		return nil // a front-end has given it up already
+	}
+	return err
 }
 
 // snapshotted is whose snapshots a task's are.

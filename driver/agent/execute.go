@@ -47,7 +47,9 @@ const (
 	quickEnd = 20 * time.Millisecond
 )
 
-// execute starts what req asks for. The execution runs on whatever becomes of
+// execute starts what req asks for, or is errGone where it has not and will not: the
+// session is put to sleep by force, and whatever was not there to be interrupted when
+// that began can run in the next life. The execution runs on whatever becomes of
 // ctx, which only bounds the start.
 func (s *Session) execute(ctx context.Context, req ExecuteRequest) (*execution, error) {
 	dir, err := s.prepareWorkspace(&req)
@@ -110,6 +112,11 @@ func (s *Session) runCode(ctx context.Context, req ExecuteRequest, l label, dir 
 			s.goDo(func() { s.runners.discard(run) })
 			return known, nil
 		}
+		if s.life.resting() {
+			s.forget(e)
+			s.goDo(func() { s.runners.discard(run) })
+			return nil, errGone
+		}
 		err = s.start(ctx, e, wire.Request{Op: wire.OpRun, ID: run.unit, Code: req.Code, Env: req.Env}, *req.Code)
 		if err == nil {
 			return e, nil
@@ -142,6 +149,11 @@ func (s *Session) runCommand(ctx context.Context, req ExecuteRequest, l label, d
 		s.writes.end(e.written)
 		s.remove(g)
 		return known, nil
+	}
+	if s.life.resting() {
+		s.forget(e)
+		s.remove(g)
+		return nil, errGone
 	}
 	err = s.start(ctx, e, wire.Request{
 		Op: wire.OpRun, ID: unit, Argv: []string{"/bin/sh", "-c", *req.Command}, Env: req.Env, Dir: dir,
@@ -178,6 +190,11 @@ func (s *Session) start(ctx context.Context, e *execution, req wire.Request, sou
 	case strings.Contains(ev.Error, unix.ENOSPC.Error()):
 		c.Close()
 		return fileError("code", "the code to run", unix.ENOSPC)
+	case ev.Event != wire.EventStarted && e.endedAs(reasonInterrupted):
+		// The session goes to sleep. Nothing of the code has run, so it can in the
+		// next life.
+		c.Close()
+		return errGone
 	case ev.Event != wire.EventStarted:
 		c.Close()
 		return fmt.Errorf("start the execution: %s", ev.Error)
@@ -259,7 +276,7 @@ func (s *Session) occupy(e *execution) (leave func()) {
 		return func() {}
 	default:
 	}
-	leave, err := s.life.use("execution " + e.ExecutionID)
+	leave, err := s.life.useMore("execution " + e.ExecutionID)
 	if err != nil { // it was awake to get here, so this is the kernel's fault
 		s.log.Error("could not keep the session awake for an execution", "execution", e.ExecutionID, "error", err)
 		return func() {}

@@ -154,6 +154,13 @@ func (e *execution) endedBy(why string) bool {
 	return true
 }
 
+// endedAs says whether somebody has ended the execution for a reason.
+func (e *execution) endedAs(why string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.why == why
+}
+
 // background answers the caller: the code listens and stays.
 func (e *execution) background() {
 	e.mu.Lock()

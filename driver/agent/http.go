@@ -86,6 +86,7 @@ func (i *instance) api(s *Session, token string) http.Handler {
 	handle("GET /v1/files/read", true, s.serveRead)
 	handle("DELETE /v1/files", true, s.serveRemove)
 	handle("POST /v1/sleep", false, i.serveSleep(s))
+	handle("POST /v1/extend", true, i.serveExtend(s))
 
 	want := []byte("Bearer " + token)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -182,7 +183,11 @@ func (s *Session) serveOutput(w http.ResponseWriter, r *http.Request) error {
 		offset = n
 	}
 	if e, ok := s.find(id); ok {
-		return ignoreGone(s.streamOutput(r.Context(), w, e, min(offset, e.output.offset()), nil))
+		var until <-chan struct{}
+		if r.URL.Query().Get("until") == "answer" {
+			until = e.answered
+		}
+		return ignoreGone(s.streamOutput(r.Context(), w, e, min(offset, e.output.offset()), until))
 	}
 	res, err := s.journal.result(id)
 	if err != nil {

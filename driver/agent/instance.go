@@ -88,6 +88,12 @@ func (i *instance) open(ctx context.Context, doors doors, recovered bool) error 
 		if err == nil {
 			err = s.recover(ctx)
 		}
+		if err == nil {
+			var expires time.Time
+			if expires, err = i.recordedEnd(ctx); err == nil { // since the task started
+				i.setEnd(expires)
+			}
+		}
 		if err != nil {
 			doors.close()
 			return err
@@ -347,16 +353,6 @@ func (i *instance) Stop(ctx context.Context, sig unix.Signal, timeout time.Durat
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("wait for the sandbox to end: %w", context.Cause(ctx))
-	}
-}
-
-// expire ends the session when its time has come, whether or not anybody asks
-// for it.
-func (i *instance) expire() {
-	ctx, cancel := context.WithTimeoutCause(context.Background(), killTimeout, errors.New("the sandbox outlived SIGKILL"))
-	defer cancel()
-	if err := i.end(ctx, "expired"); err != nil {
-		i.agent.log.Error("could not end an expired session", "session", i.task.Session.ID, "error", err)
 	}
 }
 

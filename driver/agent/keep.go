@@ -173,7 +173,7 @@ func (k *keeper) trySave(ctx context.Context, final bool) error {
 	s := k.session
 	// A session that has been deleted, or lives elsewhere, gets no key and no rest
 	// again that nobody would remove.
-	wanted, err := k.rests.Wanted(ctx, s.Epoch)
+	expires, wanted, err := k.rests.Wanted(ctx, s.Epoch)
 	if err != nil {
 		return fmt.Errorf("look for the session's record: %w", err)
 	}
@@ -196,7 +196,7 @@ func (k *keeper) trySave(ctx context.Context, final bool) error {
 	if err != nil {
 		return fmt.Errorf("count files: %w", err)
 	}
-	who := snapshot.Session{ID: s.ID, Key: key, Expires: s.Expires}
+	who := snapshot.Session{ID: s.ID, Key: key, Expires: expires}
 	pointer, _, err := k.repo.Snapshot(ctx, snapshot.Request{
 		Session: who, Epoch: s.Epoch, Last: k.last.Snapshot, Image: w.Image(), Live: w,
 	})
@@ -419,7 +419,7 @@ func (i *instance) stopSession(ctx context.Context, timeout time.Duration) error
 
 // tryStop says whether the sandbox may end.
 func (i *instance) tryStop(ctx context.Context) (over bool, err error) {
-	wanted, err := i.task.Rests.Wanted(ctx, i.task.Session.Epoch)
+	_, wanted, err := i.task.Rests.Wanted(ctx, i.task.Session.Epoch)
 	if err != nil || !wanted {
 		return err == nil, err
 	}

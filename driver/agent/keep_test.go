@@ -24,6 +24,7 @@ import (
 type memoryRests struct {
 	mu       sync.Mutex
 	wanted   uint64 // epoch of the record; 0 is none
+	expires  time.Time
 	version  uint64
 	rests    map[uint64]claim.Rest
 	versions map[uint64]uint64
@@ -80,10 +81,17 @@ func (m *memoryRests) Key(context.Context) (snapshot.Key, error) {
 	return m.key, m.down
 }
 
-func (m *memoryRests) Wanted(_ context.Context, epoch uint64) (bool, error) {
+func (m *memoryRests) Wanted(_ context.Context, epoch uint64) (time.Time, bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.wanted == epoch, m.down
+	return m.expires, m.wanted == epoch, m.down
+}
+
+// extend is what a front-end does that puts the session's end off.
+func (m *memoryRests) extend(expires time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.expires = expires
 }
 
 // at is what is noted of an epoch.
@@ -190,6 +198,43 @@ func TestSleep(t *testing.T) {
 		}
 		f.run(t, map[string]any{"command": "echo more >>a/one; touch -d '2001-02-03 04:05:06.123456789' a/one"})
 		want = f.run(t, map[string]any{"command": describeTree}).Stdout
+	}
+}
+
+// TestWakeWithoutStore: a life that cannot begin says so, and takes nothing from the
+// one before.
+func TestWakeWithoutStore(t *testing.T) {
+	f := newFixture(t)
+	f.run(t, map[string]any{"command": "echo kept >file"})
+	if status := f.call(t, "POST", "/v1/sleep", map[string]any{"state": "deep-sleep"}, nil); status != 200 {
+		t.Fatalf("sleep: status %d", status)
+	}
+	f.gone(t)
+	store, away := f.config.Store.Dir, f.config.Store.Dir+".away"
+	if err := os.Rename(store, away); err != nil {
+		t.Fatal(err)
+	}
+	before, session := f.task, *f.task.Session
+	session.Epoch++
+	task := *before
+	task.Session, task.AllocID = &session, "without-store"
+	f.rests().want(session.Epoch)
+	if _, err := f.agent.Start(t.Context(), &task); err == nil {
+		t.Fatal("the session wakes without the store")
+	}
+	if r := f.rests().at(session.Epoch); !r.Asleep || !r.Snapshot.IsZero() || r.Alloc != task.AllocID {
+		t.Errorf("noted: %+v", r)
+	}
+	if err := os.RemoveAll(store); err != nil { // what looked for it has made it again
+		t.Fatal(err)
+	}
+	if err := os.Rename(away, store); err != nil {
+		t.Fatal(err)
+	}
+	f.task = &task
+	f.wake(t)
+	if r := f.run(t, map[string]any{"command": "cat file"}); r.Stdout != "kept\n" {
+		t.Errorf("%+v", r)
 	}
 }
 

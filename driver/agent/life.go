@@ -5,7 +5,6 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,8 +12,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-
-	"github.com/buntime/buntime/driver/sandbox"
 )
 
 // The states of a session on its node.
@@ -107,11 +104,14 @@ type life struct {
 	holds  int // what must not be stopped but is no activity
 	inside int // users that are past wake
 	left   *sync.Cond
-	timer  stopper
-	due    time.Time // when it is considered next
-	closed bool
-	fails  int                     // sleeps that have failed in a row
-	abort  context.CancelCauseFunc // of a sleep that who comes may end
+	// evicting: the session is put to sleep by force, and its processes run until
+	// those inside have left.
+	evicting bool
+	timer    stopper
+	due      time.Time // when it is considered next
+	closed   bool
+	fails    int                     // sleeps that have failed in a row
+	abort    context.CancelCauseFunc // of a sleep that who comes may end
 }
 
 // stopper is a timer that can be stopped.
@@ -237,6 +237,9 @@ func (l *life) rest(ctx context.Context, way how, save func(context.Context) err
 	if way == forced {
 		l.evict()
 		l.awaitLeave()
+		l.mu.Lock()
+		l.evicting = false
+		l.mu.Unlock()
 	}
 	if was == lifeActive {
 		l.leaving()
@@ -287,6 +290,7 @@ func (l *life) beginRest(way how, abort context.CancelCauseFunc) (was string, er
 		return was, errBusy // somebody came since it was due
 	}
 	l.state = lifeSleeping
+	l.evicting = way == forced && was == lifeActive
 	if way == bySelf {
 		l.abort = abort
 	}
@@ -344,9 +348,23 @@ func (l *life) idleNow() error {
 	return nil
 }
 
+// resting says whether the session is on its way to rest, or there. Who is inside
+// learns by it that it was put to sleep by force.
+func (l *life) resting() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state != lifeActive
+}
+
 // use marks the session as used for a reason until leave is called, and returns
 // once its processes run.
-func (l *life) use(why string) (leave func(), err error) {
+func (l *life) use(why string) (leave func(), err error) { return l.enter(why, false) }
+
+// useMore is use by who uses the session already. It does not wait for the end of
+// a sleep by force, which waits for who is inside to leave.
+func (l *life) useMore(why string) (leave func(), err error) { return l.enter(why, true) }
+
+func (l *life) enter(why string, inside bool) (leave func(), err error) {
 	l.mu.Lock()
 	l.busy[why]++
 	l.last = l.now()
@@ -364,12 +382,12 @@ func (l *life) use(why string) (leave func(), err error) {
 			l.left.Broadcast()
 		}
 	})
-	if err := l.wake(); err != nil {
+	if err := l.wake(inside); err != nil {
 		leave()
 		return nil, err
 	}
 	l.mu.Lock()
-	entered = l.state == lifeActive // or it was put to sleep by force since wake
+	entered = l.state == lifeActive || inside && l.evicting // or it was put to sleep by force since wake
 	if entered {
 		l.inside++
 	}
@@ -381,12 +399,12 @@ func (l *life) use(why string) (leave func(), err error) {
 	return leave, nil
 }
 
-// touch is use for a moment.
+// touch is useMore for a moment.
 func (l *life) touch() error {
 	l.mu.Lock()
 	l.last = l.now()
 	l.mu.Unlock()
-	return l.wake()
+	return l.wake(true)
 }
 
 // hold keeps the processes running without being activity. It does not wake them.
@@ -401,10 +419,10 @@ func (l *life) hold() (release func()) {
 	})
 }
 
-// wake lets the processes go on if they stand still.
-func (l *life) wake() error {
+// wake lets the processes go on if they stand still, for who comes or is inside.
+func (l *life) wake(inside bool) error {
 	l.mu.Lock()
-	running := l.state == lifeActive
+	running := l.state == lifeActive || inside && l.evicting
 	if l.abort != nil {
 		l.abort(errAwaited)
 	}
@@ -458,6 +476,20 @@ func (l *life) look() (state string, last time.Time, reasons []string, next *Tra
 	return state, l.last, reasons, next
 }
 
+// end is when the session ends; the zero time is never.
+func (l *life) end() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.expires
+}
+
+// putOff changes that.
+func (l *life) putOff(expires time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.expires = expires
+}
+
 // close stops the clock and leaves everything as it is.
 func (l *life) close() {
 	l.mu.Lock()
@@ -466,32 +498,4 @@ func (l *life) close() {
 	if l.timer != nil {
 		l.timer.Stop()
 	}
-}
-
-// lifeNote is what a later process of the plugin has to know of a session's life.
-// Whether its processes stand still it asks the kernel.
-type lifeNote struct {
-	LastActive time.Time `json:"lastActive"`
-}
-
-const lifeFile = "life.json"
-
-func (s *Session) noteActivity(last time.Time) {
-	b, err := json.Marshal(lifeNote{LastActive: last})
-	if err == nil {
-		err = s.box.Keep(lifeFile, b)
-	}
-	if err != nil {
-		s.log.Warn("could not note when the session was active last", "error", err)
-	}
-}
-
-// notedActivity is what an earlier process noted, now if it did not.
-func notedActivity(box *sandbox.Sandbox) time.Time {
-	var note lifeNote
-	b, err := box.Kept(lifeFile)
-	if err != nil || json.Unmarshal(b, &note) != nil || note.LastActive.IsZero() {
-		return time.Now()
-	}
-	return note.LastActive
 }

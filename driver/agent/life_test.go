@@ -235,6 +235,57 @@ func TestLifeSleeps(t *testing.T) {
 }
 
 // TestLifeFreezeFailsAtRest: what still runs must not be taken for a whole state.
+// TestForcedRestLetsWhoIsInsideGoOn: it waits for them to leave, so they do not wait
+// for it.
+func TestForcedRestLetsWhoIsInsideGoOn(t *testing.T) {
+	l, _, freezer := newFakeLife()
+	leave, err := l.use("request")
+	if err != nil {
+		t.Fatal(err)
+	}
+	evicted := make(chan struct{})
+	l.evict = func() { close(evicted) }
+	saved := make(chan error, 1)
+	go func() {
+		saved <- l.rest(context.Background(), forced, func(context.Context) error {
+			if !freezer.frozen {
+				t.Error("the session is saved while its processes run")
+			}
+			return nil
+		})
+	}()
+	<-evicted
+	if !l.resting() {
+		t.Error("who is inside does not see that it has to leave")
+	}
+	more, err := l.useMore("execution")
+	if err != nil || l.touch() != nil {
+		t.Fatalf("who is inside goes on: %v", err)
+	}
+	late := make(chan error, 1)
+	go func() {
+		_, err := l.use("late")
+		late <- err
+	}()
+	leave()
+	select {
+	case <-saved:
+		t.Fatal("it does not wait for who is inside")
+	case <-time.After(20 * time.Millisecond): // it has nothing to tell while it waits
+	}
+	begin := time.Now()
+	more()
+	if err := <-saved; err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(begin); took > leavePatience/2 {
+		t.Errorf("it took %v after the last had left", took)
+	}
+	if err := <-late; !errors.Is(err, errAsleep) {
+		t.Errorf("who came late: %v", err)
+	}
+}
+
 func TestLifeFreezeFailsAtRest(t *testing.T) {
 	l, _, f := newFakeLife()
 	f.fail = errors.New("busy")

@@ -24,6 +24,13 @@ func (s stream) String() string {
 	return "stdout"
 }
 
+func (s stream) other() stream {
+	if s == stderr {
+		return stdout
+	}
+	return stderr
+}
+
 // piece is output as it came in one go.
 type piece struct {
 	stream stream

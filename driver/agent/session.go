@@ -20,10 +20,9 @@ import (
 
 // SessionConfig is what the driver knows of a session when its task starts.
 type SessionConfig struct {
-	ID      string
-	Epoch   uint64
-	Alloc   string
-	Expires time.Time // zero: never
+	ID    string
+	Epoch uint64
+	Alloc string
 	// API and Preview are the host:port addresses to serve on.
 	API, Preview string
 	// MemoryLimit is in bytes, for the message of an execution that ran over it.
@@ -299,8 +298,8 @@ func (s *Session) Info(ctx context.Context) (Info, error) {
 		FilesCount: n, ActiveProcesses: s.countProcesses(), AwakeBecause: reasons, NextTransition: next,
 		Durability: s.keeper.durability(),
 	}
-	if !s.Expires.IsZero() {
-		info.ExpiresAt = timestamp(s.Expires)
+	if expires := s.life.end(); !expires.IsZero() {
+		info.ExpiresAt = timestamp(expires)
 	}
 	if st, err := s.box.Group().Stats(); err == nil {
 		info.Usage.Memory = int64(st.MemoryUsage)

@@ -71,9 +71,11 @@ type outputEvent struct {
 // streamOutput sends the output of e from offset on and, when it is over or
 // until is closed, once the result.
 // The id of an event is the offset behind its data: what a client that was cut
-// off names as the last it has seen.
+// off names as the last it has seen. It has none while the other stream has a
+// character half printed: there is no offset then before which everything was
+// sent and behind which nothing was.
 func (s *Session) streamOutput(ctx context.Context, w http.ResponseWriter, e *execution, offset int64, until <-chan struct{}) error {
-	leave, err := s.life.use("output stream of " + e.ExecutionID)
+	leave, err := s.life.useMore("output stream of " + e.ExecutionID)
 	if err != nil {
 		return err
 	}
@@ -154,19 +156,27 @@ func (d *decoder) send(out *sse, p piece) error {
 	if whole == 0 {
 		return nil
 	}
-	// With bytes held back, the id must not claim that they were sent.
-	id := d.offset - int64(len(d.held[stdout])+len(d.held[stderr]))
-	return out.event(p.stream.String(), strconv.FormatInt(id, 10), outputEvent{string(data[:whole])})
+	return d.event(out, p.stream, data[:whole])
+}
+
+// event sends data of a stream. What of that stream is held came last, so that
+// the id stands before it.
+func (d *decoder) event(out *sse, s stream, data []byte) error {
+	id := ""
+	if len(d.held[s.other()]) == 0 {
+		id = strconv.FormatInt(d.offset-int64(len(d.held[s])), 10)
+	}
+	return out.event(s.String(), id, outputEvent{string(data)})
 }
 
 // rest sends what never became a whole character.
 func (d *decoder) rest(out *sse) error {
 	for _, s := range []stream{stdout, stderr} {
-		if len(d.held[s]) > 0 {
-			if err := out.event(s.String(), strconv.FormatInt(d.offset, 10), outputEvent{string(d.held[s])}); err != nil {
+		if held := d.held[s]; len(held) > 0 {
+			d.held[s] = nil
+			if err := d.event(out, s, held); err != nil {
 				return err
 			}
-			d.held[s] = nil
 		}
 	}
 	return nil

@@ -32,7 +32,9 @@ type Rest struct {
 	// Try tells notes apart that say the same otherwise: Consul gives no new version
 	// to a value that it has.
 	Try int `json:"try,omitempty"`
-	// Asleep: the node has let go, and Snapshot is the whole of the session.
+	// Asleep: the node has let go, and Snapshot is the whole of the session. Without
+	// a Snapshot the epoch has come to nothing: the node could not begin it, and the
+	// session is what it was before.
 	Asleep bool `json:"asleep,omitempty"`
 	// Sealed: the node was given up. What it notes later does not count.
 	Sealed bool `json:"sealed,omitempty"`

@@ -90,7 +90,7 @@ func (s *Sandbox) bundle(spec Spec) *specs.Spec {
 			Options: append([]string{"nosuid", "nodev", "size=" + strconv.FormatInt(size, 10)}, more...),
 		}
 	}
-	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(s.Owner()), Size: idsPerSandbox}}
+	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: uint32(s.Owner()), Size: IDsPerSandbox}}
 	files := uint64(max(spec.Files, 1<<16)) // init's own, who lowers it for all others
 	return &specs.Spec{
 		Version:  specs.Version,
@@ -177,7 +177,7 @@ func (s *Sandbox) mapping() (*os.File, error) {
 	}
 	defer unix.Close(pair[0])
 	defer unix.Close(pair[1])
-	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: s.Owner(), Size: idsPerSandbox}}
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: s.Owner(), Size: IDsPerSandbox}}
 	// An init that waits for its Boot as long as we have the socket.
 	pid, err := syscall.ForkExec(fmt.Sprintf("/proc/self/fd/%d", s.node.init.Fd()), []string{"buntime-init"}, &syscall.ProcAttr{
 		Dir: "/", Env: []string{"GOMAXPROCS=1"}, Files: []uintptr{^uintptr(0), ^uintptr(0), ^uintptr(0), uintptr(pair[1])},

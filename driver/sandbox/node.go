@@ -26,13 +26,13 @@ import (
 )
 
 const (
-	// idsPerSandbox is how many host ids a sandbox maps, all that 16 bits hold.
-	idsPerSandbox = 1 << 16
-	// firstID is the first host id of slot 0. Above what distributions give to
-	// people, subordinate ranges of useradd and systemd's dynamic users, and
-	// with maxSlots ranges still below systemd's foreign ids at 0x7ffe0000.
-	firstID  = 0x10000000
-	maxSlots = (0x7ffe0000 - firstID) / idsPerSandbox
+	// IDsPerSandbox is how many host ids a sandbox maps, all that 16 bits hold.
+	IDsPerSandbox = 1 << 16
+	// DefaultFirstID and DefaultLastID are the host ids of a node's sandboxes.
+	// Above what distributions give to people, subordinate ranges of useradd and
+	// systemd's dynamic users, and below systemd's foreign ids at 0x7ffe0000.
+	DefaultFirstID = 0x10000000
+	DefaultLastID  = 0x7ffe0000 - 1
 
 	// userID is who everything but init is, inside.
 	userID = 1000
@@ -56,6 +56,10 @@ type Config struct {
 	// Runsc is the path of gVisor's runsc, which IsolationGVisor needs.
 	Runsc   string
 	Network network.Config
+	// FirstID and LastID are the host ids for sandboxes, IDsPerSandbox for each,
+	// which nobody else on the machine may use. Default: DefaultFirstID and
+	// DefaultLastID, if both are 0.
+	FirstID, LastID int
 	// ReadyWorkspaces of ReadySize bytes are kept made in advance.
 	ReadyWorkspaces int
 	ReadySize       int64
@@ -86,6 +90,9 @@ type Node struct {
 
 // Open prepares the node. It takes over what an earlier process left.
 func Open(config Config, log hclog.Logger) (_ *Node, err error) {
+	if config.FirstID == 0 && config.LastID == 0 {
+		config.FirstID, config.LastID = DefaultFirstID, DefaultLastID
+	}
 	n := &Node{config: config, log: log, root: root{path: config.Rootfs}, boxes: make(map[int]*Sandbox)}
 	if err := os.MkdirAll(n.path("sandboxes"), 0o700); err != nil {
 		return nil, fmt.Errorf("create state directory: %w", err)
@@ -152,7 +159,7 @@ func (n *Node) taken() ([]int, error) {
 func (n *Node) takeSlot() (int, string, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	count := min(maxSlots, n.network.Slots())
+	count := min((n.config.LastID-n.config.FirstID+1)/IDsPerSandbox, n.network.Slots())
 	for range count {
 		slot := n.next
 		n.next = (n.next + 1) % count

@@ -65,6 +65,9 @@ type State struct {
 	Scope  cgroup.Scope
 	Policy network.Policy
 	Netns  string
+	// Owner is the host id of init. 0 in states of version 0.1, in which it
+	// followed from Slot.
+	Owner int `json:",omitempty"`
 	// Isolation is empty in states of version 0.1, which had one class.
 	Isolation Isolation `json:",omitempty"`
 }
@@ -102,7 +105,7 @@ func (n *Node) Start(ctx context.Context, spec Spec) (_ *Sandbox, err error) {
 		return nil, err
 	}
 	s := &Sandbox{node: n, dir: dir, class: class, state: State{
-		Task: spec.Task, Slot: slot, Scope: spec.Scope, Policy: spec.Policy, Netns: spec.Netns, Isolation: spec.Isolation,
+		Task: spec.Task, Slot: slot, Owner: n.config.FirstID + slot*IDsPerSandbox, Scope: spec.Scope, Policy: spec.Policy, Netns: spec.Netns, Isolation: spec.Isolation,
 	}}
 	defer func() {
 		if err != nil {
@@ -326,7 +329,12 @@ func (s *Sandbox) Lacking() bool { return s.lacking }
 func (s *Sandbox) Notes() string { return s.dir }
 
 // Owner is the host id of init, which is uid 0 inside.
-func (s *Sandbox) Owner() int { return firstID + s.state.Slot*idsPerSandbox }
+func (s *Sandbox) Owner() int {
+	if s.state.Owner == 0 {
+		return DefaultFirstID + s.state.Slot*IDsPerSandbox
+	}
+	return s.state.Owner
+}
 
 // Dial connects to init.
 func (s *Sandbox) Dial(ctx context.Context) (*wire.Conn, error) {

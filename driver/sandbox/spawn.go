@@ -95,7 +95,7 @@ func spawn(init, netns, listener, exit, stderr *os.File, keep int, group *cgroup
 	}
 	defer null.Close()
 
-	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: uidBase, Size: idsPerSandbox}}
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: uidBase, Size: IDsPerSandbox}}
 	attr := &syscall.ProcAttr{
 		Dir: "/",
 		Env: []string{"GOMAXPROCS=2", "GOGC=40"},

@@ -5,6 +5,7 @@ package stack
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -16,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/buntime/buntime/driver/sandbox"
 )
 
 // block is what one stack has to itself of the things that a machine has but
@@ -39,6 +42,13 @@ const (
 	firstPort  = 10000
 	blockPorts = 2500
 	ownPorts   = 100
+
+	// A block's sandboxes, of all its clients together: more than it has ports for.
+	// So many times sandbox.IDsPerSandbox nine blocks have below
+	// sandbox.DefaultLastID.
+	blockSandboxes = 3000
+	// maxClients is how many may share a block.
+	maxClients = 4
 )
 
 // acquireBlock takes the first free block for a stack in dir, or in a new
@@ -100,15 +110,19 @@ func (b *block) clean(ctx context.Context) error {
 		return err
 	}
 	b.dir = strings.TrimSpace(string(text))
-	found := &debris{
-		dir: b.dir, pool: b.pool(), table: b.table(), bridge: b.bridge(), bridgeSubnet: b.bridgeSubnet(), allocs: map[string]bool{},
-	}
 	ctx, cancel := context.WithTimeoutCause(ctx, cleanTimeout, fmt.Errorf("not done within %s", cleanTimeout))
 	defer cancel()
-	if err := found.remove(ctx); err != nil {
+	if err := b.debris().remove(ctx); err != nil {
 		return fmt.Errorf("remove the stack in %s that was not stopped: %w", b.dir, err)
 	}
 	return b.forget()
+}
+
+// debris is what a stack with this block may leave.
+func (b *block) debris() *debris {
+	d := newDebris(b.dir)
+	d.pool, d.bridge, d.bridgeSubnet = b.pool(), b.bridge(), b.bridgeSubnet()
+	return d
 }
 
 // settle makes the stack's directory and writes down that it is there.
@@ -151,6 +165,29 @@ func (b *block) pool() netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18 + byte(b.number/8), byte(b.number % 8 * 32), 0}), 19)
 }
 
+// pools are the shares of clients of the pool.
+func (b *block) pools(clients int) []netip.Prefix {
+	bits := 0
+	for 1<<bits < clients {
+		bits++
+	}
+	pools := make([]netip.Prefix, clients)
+	base := binary.BigEndian.Uint32(b.pool().Addr().AsSlice())
+	for i := range pools {
+		var addr [4]byte
+		binary.BigEndian.PutUint32(addr[:], base+uint32(i)<<(32-b.pool().Bits()-bits))
+		pools[i] = netip.PrefixFrom(netip.AddrFrom4(addr), b.pool().Bits()+bits)
+	}
+	return pools
+}
+
+// ids are the host ids for the sandboxes of one of the clients.
+func (b *block) ids(client, clients int) (first, last int) {
+	each := blockSandboxes / clients * sandbox.IDsPerSandbox
+	first = sandbox.DefaultFirstID + b.number*blockSandboxes*sandbox.IDsPerSandbox + client*each
+	return first, first + each - 1
+}
+
 // bridge is the interface of Nomad's networks in mode "bridge".
 func (b *block) bridge() string { return fmt.Sprintf("nomad-e2e%d", b.number) }
 
@@ -160,18 +197,16 @@ func (b *block) bridgeSubnet() netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 27, byte(b.number * 16), 0}), 20)
 }
 
-// table is the plugin's nft table for the pool.
-func (b *block) table() string {
-	return "buntime_" + strings.ReplaceAll(b.pool().String(), "/", "_")
-}
-
 func (b *block) firstPort() int {
 	return firstPort + b.number*blockPorts
 }
 
-// dynamicPorts is the range for allocations, both ends included.
-func (b *block) dynamicPorts() (from, to int) {
-	return b.firstPort() + ownPorts, b.firstPort() + blockPorts - 1
+// dynamicPorts is the range for the allocations of one of the clients, both ends
+// included.
+func (b *block) dynamicPorts(client, clients int) (from, to int) {
+	each := (blockPorts - ownPorts) / clients
+	from = b.firstPort() + ownPorts + client*each
+	return from, from + each - 1
 }
 
 // port gives the next of the servers' ports that nobody listens on.

@@ -12,9 +12,9 @@ import (
 	"path/filepath"
 )
 
-// startConsul starts a Consul server of its own cluster and waits until it
-// leads it.
-func (s *Stack) startConsul(ctx context.Context) error {
+// prepareConsul makes a Consul server of its own cluster, which is ready when it
+// leads that. It keeps its data on the disk, as in production.
+func (s *Stack) prepareConsul() error {
 	config := map[string]any{
 		"server":               true,
 		"bootstrap_expect":     1,
@@ -37,16 +37,19 @@ func (s *Stack) startConsul(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.consul, err = s.spawn("consul", s.tools.consul, "agent", "-config-file", path); err != nil {
-		return err
+	s.ConsulServer.start = func(context.Context) (*process, error) {
+		return s.spawn("consul", nil, s.tools.consul, "agent", "-config-file", path)
 	}
-	return s.consul.until(ctx, func(ctx context.Context) error {
-		body, err := get(ctx, s.ConsulAddr+"/v1/status/leader")
-		if err == nil && string(body) == `""` {
-			err = errors.New("no leader")
-		}
-		return err
-	})
+	s.ConsulServer.ready = s.consulLeads
+	return nil
+}
+
+func (s *Stack) consulLeads(ctx context.Context) error {
+	body, err := get(ctx, s.ConsulAddr+"/v1/status/leader")
+	if err == nil && string(body) == `""` {
+		err = errors.New("no leader")
+	}
+	return err
 }
 
 // writeJSON writes a configuration that only root may read: it has secrets.

@@ -19,16 +19,26 @@ import (
 // that stack's: by its directory, its addresses, the ids of its allocations
 // and the marker in the environment of its processes.
 type debris struct {
-	dir    string
-	pool   netip.Prefix
-	allocs map[string]bool
-	table  string // name of the plugin's nft table
+	dir     string
+	clients string   // whose allocations count: allClients, or a suffix
+	mark    string   // in the environment of its processes
+	dirs    []string // what is below them is its
+	pool    netip.Prefix
+	allocs  map[string]bool
 	// bridge is that of Nomad's networks in mode "bridge".
 	bridge       string
 	bridgeSubnet netip.Prefix
 	// running says that the servers are to be there, so that only what belongs
 	// to allocations counts.
 	running bool
+}
+
+// allClients is a pattern of all suffixes.
+const allClients = "*"
+
+// newDebris is what a stack in dir may have left that is over.
+func newDebris(dir string) *debris {
+	return &debris{dir: dir, clients: allClients, mark: marker + "=" + dir, dirs: []string{dir}, allocs: map[string]bool{}}
 }
 
 // item is one thing left.
@@ -42,7 +52,7 @@ type item struct {
 
 // find looks for everything, in the order in which it can be removed.
 func (d *debris) find() ([]item, error) {
-	maps.Copy(d.allocs, allocIDs(d.dir))
+	maps.Copy(d.allocs, allocIDs(d.dir, d.clients))
 	var all []item
 	for _, look := range []func() ([]item, error){
 		d.processes, d.mounts, d.loops, d.cgroups, d.links, d.bridges, d.tables,
@@ -91,8 +101,10 @@ func (s *Stack) Leftovers(ctx context.Context) ([]string, error) {
 	if err := s.noteAllocs(ctx); err != nil {
 		return nil, err
 	}
-	if err := s.collect(ctx); err != nil {
-		return nil, err
+	for _, c := range s.Clients {
+		if err := c.collect(ctx); err != nil {
+			return nil, err
+		}
 	}
 	items, err := s.debris().find()
 	if err != nil {
@@ -113,21 +125,27 @@ func texts(items []item) []string {
 }
 
 func (s *Stack) debris() *debris {
-	return &debris{
-		dir: s.Dir, pool: s.block.pool(), table: s.block.table(), bridge: s.block.bridge(), bridgeSubnet: s.block.bridgeSubnet(),
-		allocs: s.allocs, running: s.client.alive(),
+	d := s.block.debris()
+	for _, p := range s.parts() {
+		d.running = d.running || p.Alive()
 	}
+	for _, c := range s.Clients {
+		maps.Copy(c.allocs, allocIDs(s.Dir, suffix(c.number))) // to be known when its files are gone
+		maps.Copy(d.allocs, c.allocs)
+	}
+	return d
 }
 
-// allocIDs gives the ids of the allocations that a stack's client or driver
-// still has. The driver may know some that Nomad has forgotten.
-func allocIDs(dir string) map[string]bool {
+// allocIDs gives the ids of the allocations that a stack's clients, or the one with
+// a suffix, or their drivers still have. A driver may know some that Nomad has
+// forgotten.
+func allocIDs(dir, clients string) map[string]bool {
 	ids := map[string]bool{}
-	entries, _ := os.ReadDir(filepath.Join(dir, allocsIn)) // absent if it never had one
-	for _, entry := range entries {
-		ids[entry.Name()] = true
+	allocs, _ := filepath.Glob(filepath.Join(dir, "client"+clients, allocsIn, "*")) // the patterns are right
+	for _, alloc := range allocs {
+		ids[filepath.Base(alloc)] = true
 	}
-	states, _ := filepath.Glob(filepath.Join(dir, "driver/sandboxes/*/*.json")) // the pattern is right
+	states, _ := filepath.Glob(filepath.Join(dir, "driver"+clients, "sandboxes/*/*.json"))
 	for _, state := range states {
 		text, _ := os.ReadFile(state) // empty if it has gone meanwhile
 		for _, id := range uuidPattern.FindAllString(string(text), -1) {

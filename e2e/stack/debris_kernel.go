@@ -56,11 +56,11 @@ func (d *debris) owns(pid int) bool {
 		return false
 	}
 	environ, _ := os.ReadFile(procFile(pid, "environ"))
-	if slices.Contains(strings.Split(string(environ), "\x00"), marker+"="+d.dir) {
+	if slices.Contains(strings.Split(string(environ), "\x00"), d.mark) {
 		return true
 	}
 	cmdline, _ := os.ReadFile(procFile(pid, "cmdline"))
-	return bytes.Contains(cmdline, []byte(d.dir+"/"))
+	return slices.ContainsFunc(d.dirs, func(dir string) bool { return bytes.Contains(cmdline, []byte(dir+"/")) })
 }
 
 // killProcess kills a process unless the pid is another's meanwhile.
@@ -93,12 +93,12 @@ func (d *debris) ofAlloc(path string) bool {
 	return slices.ContainsFunc(uuidPattern.FindAllString(path, -1), func(id string) bool { return d.allocs[id] })
 }
 
-// below says whether path is in the stack's directory.
+// below says whether path is in one of the directories.
 func (d *debris) below(path string) bool {
-	return path == d.dir || strings.HasPrefix(path, d.dir+"/")
+	return slices.ContainsFunc(d.dirs, func(dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") })
 }
 
-// mounts at or from the stack's directory, the last made first.
+// mounts at or from the directories, the last made first.
 func (d *debris) mounts() ([]item, error) {
 	text, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -131,7 +131,7 @@ func (d *debris) mounts() ([]item, error) {
 var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace
 
 // readyWorkspaces is in the path of the workspaces that a running plugin keeps
-// for the sessions to come.
+// made in advance, for the sessions to come.
 const readyWorkspaces = "/workspaces/ready/"
 
 // loops are loop devices on files in the stack's directory.
@@ -154,8 +154,6 @@ func (d *debris) loops() ([]item, error) {
 		items = append(items, item{
 			what:   fmt.Sprintf("loop device %s of %s", device, backing),
 			remove: func() error { return detach(device) },
-			// The plugin keeps some workspaces made in advance.
-			ofNode: d.running && strings.HasPrefix(backing, filepath.Join(d.dir, "driver/workspaces/ready")+"/"),
 		})
 	}
 	return items, nil
@@ -173,23 +171,30 @@ func detach(device string) error {
 // cgroups of the allocations in all hierarchies, children first.
 func (d *debris) cgroups() ([]item, error) {
 	var items []item
-	err := filepath.WalkDir("/sys/fs/cgroup", func(path string, entry fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // removed while we walk
-		}
-		if err != nil {
-			return err
-		}
-		if entry.IsDir() && d.ofAlloc(path) {
-			items = append(items, item{
-				what:   "cgroup " + path,
-				remove: func() error { return removeCgroup(path) },
-			})
-		}
+	err := d.eachCgroup(func(path string) error {
+		items = append(items, item{
+			what:   "cgroup " + path,
+			remove: func() error { return removeCgroup(path) },
+		})
 		return nil
 	})
 	slices.Reverse(items)
 	return items, err
+}
+
+// eachCgroup visits the cgroups of the allocations, parents first.
+func (d *debris) eachCgroup(visit func(path string) error) error {
+	return filepath.WalkDir("/sys/fs/cgroup", func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil // removed while we walk
+		case err != nil:
+			return err
+		case entry.IsDir() && d.ofAlloc(path):
+			return visit(path)
+		}
+		return nil
+	})
 }
 
 // removeCgroup removes an empty cgroup. One with processes is thawed: in v1
@@ -199,10 +204,27 @@ func removeCgroup(path string) error {
 	if !errors.Is(err, unix.EBUSY) {
 		return err
 	}
-	if freezer := filepath.Join(path, "freezer.state"); exists(freezer) {
+	if freezer := filepath.Join(path, freezerState); exists(freezer) {
 		return os.WriteFile(freezer, []byte("THAWED"), 0)
 	}
 	return err
+}
+
+const freezerState = "freezer.state"
+
+// thaw lets the processes of all allocations go on, where one that stands still
+// could not end.
+func (d *debris) thaw() error {
+	return d.eachCgroup(func(path string) error {
+		freezer := filepath.Join(path, freezerState)
+		if !exists(freezer) { // of another hierarchy
+			return nil
+		}
+		if err := os.WriteFile(freezer, []byte("THAWED"), 0); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
+	})
 }
 
 func exists(path string) bool {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os/exec"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -104,7 +105,8 @@ func (d *debris) forgetBridge() error {
 	return nil
 }
 
-// tables is the nft table that the plugin has made.
+// tables are the nft tables that plugins have made, which are named after their
+// ranges of addresses.
 func (d *debris) tables() ([]item, error) {
 	if d.running {
 		return nil, nil
@@ -116,7 +118,9 @@ func (d *debris) tables() ([]item, error) {
 	}
 	var items []item
 	for _, table := range tables {
-		if table.Name != d.table {
+		name, ours := strings.CutPrefix(table.Name, "buntime_")
+		pool, err := netip.ParsePrefix(strings.ReplaceAll(name, "_", "/"))
+		if !ours || err != nil || !d.pool.Overlaps(pool) {
 			continue
 		}
 		items = append(items, item{

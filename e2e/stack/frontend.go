@@ -8,47 +8,57 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"syscall"
 )
 
-// startFrontend starts the front-end and waits until it says that it is ready.
-func (s *Stack) startFrontend(ctx context.Context) error {
-	listen := s.options.Listen
-	if listen == "" {
-		listen = loopback(s.ports.frontend)
-	}
-	_, port, err := net.SplitHostPort(listen)
+// Frontend is one of the front-ends, which is ready when it says so.
+type Frontend struct {
+	Part
+	// URL is the front-end's, without a final slash.
+	URL string
+	// PreviewDomain is the domain of the previews, with this front-end's port.
+	PreviewDomain string
+}
+
+// newFrontend makes the front-end of a number.
+func (s *Stack) newFrontend(n int) (*Frontend, error) {
+	port, err := s.block.port()
 	if err != nil {
-		return fmt.Errorf("split address %q: %w", listen, err)
+		return nil, err
 	}
-	s.URL = "http://" + listen
-	s.PreviewDomain = "localhost:" + port
+	listen := loopback(port)
+	if n == 0 && s.options.Listen != "" {
+		listen = s.options.Listen
+	}
+	_, given, err := net.SplitHostPort(listen)
+	if err != nil {
+		return nil, fmt.Errorf("split address %q: %w", listen, err)
+	}
+	f := &Frontend{
+		Part: Part{name: "front-end" + suffix(n), end: syscall.SIGTERM},
+		URL:  "http://" + listen, PreviewDomain: "localhost:" + given,
+	}
 	config := map[string]any{
 		"listen":         listen,
-		"base_url":       s.URL,
-		"preview_domain": s.PreviewDomain,
+		"base_url":       f.URL,
+		"preview_domain": f.PreviewDomain,
 		"nomad":          map[string]any{"address": s.NomadAddr},
 		"consul":         map[string]any{"address": s.ConsulAddr},
 		"node_secret":    s.NodeSecret,
 		"keys":           s.Keys,
-		"store":          map[string]any{"dir": s.storeDir()},
+		"store":          s.store(),
 	}
 	maps.Copy(config, s.options.Frontend)
-	if _, err := s.writeJSON(frontendConfig, config); err != nil {
+	path, err := s.writeJSON(f.name+".json", config)
+	if err != nil {
+		return nil, err
+	}
+	f.start = func(context.Context) (*process, error) {
+		return s.spawn(f.name, nil, s.tools.frontend, "-config", path)
+	}
+	f.ready = func(ctx context.Context) error {
+		_, err := get(ctx, f.URL+"/readyz")
 		return err
 	}
-	return s.runFrontend(ctx)
-}
-
-// frontendConfig is the name of the front-end's configuration file.
-const frontendConfig = "front-end.json"
-
-func (s *Stack) runFrontend(ctx context.Context) error {
-	var err error
-	if s.frontend, err = s.spawn("front-end", s.tools.frontend, "-config", frontendConfig); err != nil {
-		return err
-	}
-	return s.frontend.until(ctx, func(ctx context.Context) error {
-		_, err := get(ctx, s.URL+"/readyz")
-		return err
-	})
+	return f, nil
 }

@@ -19,8 +19,12 @@ import (
 )
 
 // marker is the environment variable that all processes of a stack carry, the
-// plugin too, which Nomad starts: they are found by it.
-const marker = "BUNTIME_STACK"
+// plugins too, which Nomad starts: they are found by it. Those of a client carry
+// clientMarker beside it.
+const (
+	marker       = "BUNTIME_STACK"
+	clientMarker = "BUNTIME_STACK_CLIENT"
+)
 
 // process is a part of the stack that Start has started.
 type process struct {
@@ -31,10 +35,10 @@ type process struct {
 	err    error
 }
 
-// spawn starts a program whose output goes to the end of <dir>/<name>.log. It
-// has a process group of its own, so that Ctrl-C in a terminal reaches only
-// the program that runs the stack.
-func (s *Stack) spawn(name, path string, args ...string) (*process, error) {
+// spawn starts a program whose output goes to the end of <dir>/<name>.log, with
+// env beside what all have. It has a process group of its own, so that Ctrl-C in
+// a terminal reaches only the program that runs the stack.
+func (s *Stack) spawn(name string, env []string, path string, args ...string) (*process, error) {
 	p := &process{name: name, log: filepath.Join(s.Dir, name+".log"), exited: make(chan struct{})}
 	log, err := os.OpenFile(p.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
@@ -48,6 +52,7 @@ func (s *Stack) spawn(name, path string, args ...string) (*process, error) {
 	}
 	p.cmd = exec.Command(path, args...)
 	p.cmd.Env = append(os.Environ(), marker+"="+s.Dir, "TMPDIR="+tmp)
+	p.cmd.Env = append(p.cmd.Env, env...)
 	p.cmd.Dir = s.Dir
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -64,10 +69,31 @@ func (s *Stack) spawn(name, path string, args ...string) (*process, error) {
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
 
-// kill sends a signal and waits for the end.
-func (p *process) kill(ctx context.Context, signal os.Signal) error {
+// alive says whether the process runs.
+func (p *process) alive() bool {
+	if p == nil {
+		return false
+	}
+	select {
+	case <-p.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// signal sends a signal, if the process has not ended.
+func (p *process) signal(signal os.Signal) error {
 	if err := p.cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("signal %s: %w", p.name, err)
+	}
+	return nil
+}
+
+// kill sends a signal and waits for the end.
+func (p *process) kill(ctx context.Context, signal os.Signal) error {
+	if err := p.signal(signal); err != nil {
+		return err
 	}
 	select {
 	case <-p.exited:

@@ -13,7 +13,7 @@ import (
 )
 
 // purge ends all jobs and waits until nothing of their allocations is left on
-// the client. Nomad lists no allocations of jobs that are purged, so their ids
+// the clients that run. Nomad lists no allocations of jobs that are purged, so their ids
 // are noted before.
 func (s *Stack) purge(ctx context.Context) error {
 	if err := s.noteAllocs(ctx); err != nil {
@@ -28,21 +28,32 @@ func (s *Stack) purge(ctx context.Context) error {
 			return fmt.Errorf("deregister job %s: %w", job.ID, err)
 		}
 	}
-	return s.client.until(ctx, func(ctx context.Context) error {
-		if err := s.collect(ctx); err != nil {
-			return err
+	for _, c := range s.Clients {
+		if !c.Agent.answers() {
+			continue
 		}
-		entries, err := os.ReadDir(filepath.Join(s.Dir, allocsIn))
-		if err == nil && len(entries) > 0 {
-			err = fmt.Errorf("the client has %d directories of allocations", len(entries))
+		if err := c.Agent.process.until(ctx, c.empty); err != nil {
+			return fmt.Errorf("wait for the end of all allocations: %w", err)
 		}
+	}
+	return nil
+}
+
+// empty says whether the client has let go of all allocations.
+func (c *Client) empty(ctx context.Context) error {
+	if err := c.collect(ctx); err != nil {
 		return err
-	})
+	}
+	entries, err := os.ReadDir(filepath.Join(c.stack.Dir, c.Name, allocsIn))
+	if err == nil && len(entries) > 0 {
+		err = fmt.Errorf("%s has %d directories of allocations", c.Name, len(entries))
+	}
+	return err
 }
 
 // noteAllocs remembers the allocations that there are, if Nomad runs.
 func (s *Stack) noteAllocs(ctx context.Context) error {
-	if !s.server.alive() {
+	if !s.NomadServer.answers() {
 		return nil
 	}
 	allocs, _, err := s.Nomad.Allocations().List((&nomad.QueryOptions{}).WithContext(ctx))
@@ -50,20 +61,24 @@ func (s *Stack) noteAllocs(ctx context.Context) error {
 		return fmt.Errorf("list allocations: %w", err)
 	}
 	for _, alloc := range allocs {
-		s.allocs[alloc.ID] = true
+		for _, c := range s.Clients {
+			if c.Name == alloc.NodeName {
+				c.allocs[alloc.ID] = true
+			}
+		}
 	}
 	return nil
 }
 
 // collect has the client, if it runs, let go of ended allocations: it keeps
 // their directories, with mounts in them, for hours and beyond its own end.
-func (s *Stack) collect(ctx context.Context) error {
-	if !s.client.alive() {
+func (c *Client) collect(ctx context.Context) error {
+	if !c.Agent.answers() {
 		return nil
 	}
-	_, err := get(ctx, s.clientAddr+"/v1/client/gc")
+	_, err := get(ctx, c.url+"/v1/client/gc")
 	return err
 }
 
-// allocsIn is where in a stack's directory the client has its allocations.
-const allocsIn = "client/alloc"
+// allocsIn is where in its directory a client has its allocations.
+const allocsIn = "alloc"

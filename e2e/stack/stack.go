@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
 // Package stack starts the real parts on one machine: a Consul server, a Nomad
-// server, a Nomad client with our driver plugin, and the front-end.
+// server, Nomad clients with our driver plugin, and front-ends; one of each unless
+// Options says more.
 // `make run` and every end-to-end test use it, so what a developer sees is
 // what is tested.
 //
@@ -24,6 +25,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 
 	consul "github.com/hashicorp/consul/api"
@@ -60,13 +62,21 @@ type Options struct {
 	// Stop. A short path: there are unix sockets in it, whose names the kernel
 	// limits to 107 bytes. Default: a new one in the system's temporary folder.
 	Dir string
-	// Listen is the front-end's address. Default: a free port on loopback.
+	// Clients and Frontends are how many there are, 4 clients at most. Default: 1.
+	Clients, Frontends int
+	// Swift has snapshots stored in a Swift of the stack's own. Default: in
+	// a directory.
+	Swift bool
+	// Heartbeat is how long a client may be silent for Nomad's server, which takes
+	// it for dead after two to three times that. Default: Nomad's 10 s.
+	Heartbeat time.Duration
+	// Listen is the first front-end's address. Default: a free port on loopback.
 	Listen string
 	// Keys that the front-end takes. Default: one of a paid and one of a free
 	// account, in this order.
 	Keys []Key
-	// Frontend are more settings of the front-end, by their name in its
-	// configuration file.
+	// Frontend are more settings of the front-ends, by their name in their
+	// configuration files.
 	Frontend map[string]any
 	// IdleAfter, SleepAfter and CheckpointEvery are the plugin's. Default: its own.
 	IdleAfter, SleepAfter, CheckpointEvery time.Duration
@@ -80,35 +90,28 @@ type Options struct {
 // Stack is a running system. Its methods are not for use at the same time.
 type Stack struct {
 	Dir string
-	// URL is the front-end's, without a final slash.
-	URL string
-	// PreviewDomain is the domain of the previews, with its port.
-	PreviewDomain string
-	// Keys that the front-end takes.
+	// URL and PreviewDomain are the first front-end's.
+	URL, PreviewDomain string
+	// Keys that the front-ends take.
 	Keys []Key
 	// NomadAddr and ConsulAddr are the URLs of the servers.
 	NomadAddr, ConsulAddr string
-	// NodeSecret is what the front-end and the node agent share.
+	// NodeSecret is what front-ends and node agents share.
 	NodeSecret string
+	// The parts.
+	ConsulServer, NomadServer Part
+	Clients                   []*Client
+	Frontends                 []*Frontend
+	Swift                     *Store // nil unless Options has it
 	// Nomad and Consul are clients of the two servers.
 	Nomad  *nomad.Client
 	Consul *consul.Client
 
-	options  Options
-	tools    tools
-	block    *block
-	consul   *process
-	server   *process // Nomad's
-	client   *process // Nomad's
-	frontend *process
-	allocs   map[string]bool // ids of all allocations that were seen
-
-	ports      ports
-	clientAddr string // URL of the client agent
+	options Options
+	tools   tools
+	block   *block
+	ports   ports
 }
-
-// storeDir is where snapshots of sessions go.
-func (s *Stack) storeDir() string { return filepath.Join(s.Dir, "store") }
 
 // readyTimeout bounds the start of each part. None takes over 3 s on a machine
 // with two cores that does nothing else.
@@ -125,11 +128,18 @@ func Start(ctx context.Context, options Options) (*Stack, error) {
 	if err != nil {
 		return nil, err
 	}
+	options.Clients, options.Frontends = max(options.Clients, 1), max(options.Frontends, 1)
+	if options.Clients > maxClients {
+		return nil, fmt.Errorf("start stack: at most %d clients, not %d", maxClients, options.Clients)
+	}
 	block, err := acquireBlock(ctx, options.Dir)
 	if err != nil {
 		return nil, err
 	}
-	s := &Stack{Dir: block.dir, Keys: options.Keys, NodeSecret: secret(32), options: options, tools: tools, block: block, allocs: map[string]bool{}}
+	s := &Stack{
+		Dir: block.dir, Keys: options.Keys, NodeSecret: secret(32), options: options, tools: tools, block: block,
+		ConsulServer: Part{name: "consul", end: syscall.SIGINT}, NomadServer: Part{name: "nomad-server", end: syscall.SIGINT},
+	}
 	if err := s.start(ctx); err != nil {
 		stopCtx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Minute, errors.New("stop of a stack that did not start took over a minute"))
 		defer cancel()
@@ -148,26 +158,57 @@ func (s *Stack) start(ctx context.Context) error {
 	if err := s.assign(); err != nil {
 		return err
 	}
-	// Consul and Nomad's server do not wait for each other; the client looks
-	// for Consul when it starts and then only every 15 s.
-	var servers errgroup.Group
-	servers.Go(func() error { return s.part(ctx, "consul", s.startConsul) })
-	servers.Go(func() error { return s.part(ctx, "nomad-server", s.startServer) })
-	if err := servers.Wait(); err != nil {
+	if err := errors.Join(s.prepareConsul(), s.prepareServer()); err != nil {
 		return err
 	}
-	if err := s.part(ctx, "nomad-client", s.startClient); err != nil {
+	// These do not wait for each other; a client looks for Consul when it starts
+	// and then only every 15 s.
+	servers := []*Part{&s.ConsulServer, &s.NomadServer}
+	starts := []func() error{}
+	if s.options.Swift {
+		starts = append(starts, func() error { return s.part(ctx, "swift", s.startSwift) })
+	}
+	if err := s.together(ctx, servers, starts...); err != nil {
 		return err
 	}
-	return s.part(ctx, "front-end", s.startFrontend)
+	var clients, frontends []*Part
+	for n := range s.options.Clients {
+		c, err := s.newClient(n)
+		if err != nil {
+			return err
+		}
+		s.Clients, clients = append(s.Clients, c), append(clients, &c.Agent)
+	}
+	if err := s.together(ctx, clients); err != nil {
+		return err
+	}
+	for n := range s.options.Frontends {
+		f, err := s.newFrontend(n)
+		if err != nil {
+			return err
+		}
+		s.Frontends, frontends = append(s.Frontends, f), append(frontends, &f.Part)
+	}
+	s.URL, s.PreviewDomain = s.Frontends[0].URL, s.Frontends[0].PreviewDomain
+	return s.together(ctx, frontends)
+}
+
+// together starts some parts at once, and does what else there is.
+func (s *Stack) together(ctx context.Context, parts []*Part, more ...func() error) error {
+	var all errgroup.Group
+	for _, p := range parts {
+		all.Go(func() error { return s.part(ctx, p.name, p.run) })
+	}
+	for _, do := range more {
+		all.Go(do)
+	}
+	return all.Wait()
 }
 
 // ports of the servers.
 type ports struct {
 	consulHTTP, consulDNS, consulServer, consulSerf int
 	serverHTTP, serverRPC, serverSerf               int
-	clientHTTP, clientRPC, clientSerf               int
-	frontend                                        int
 }
 
 // assign takes a free port for each purpose and makes what follows from them.
@@ -176,8 +217,6 @@ func (s *Stack) assign() error {
 	for _, port := range []*int{
 		&p.consulHTTP, &p.consulDNS, &p.consulServer, &p.consulSerf,
 		&p.serverHTTP, &p.serverRPC, &p.serverSerf,
-		&p.clientHTTP, &p.clientRPC, &p.clientSerf,
-		&p.frontend,
 	} {
 		var err error
 		if *port, err = s.block.port(); err != nil {
@@ -186,7 +225,6 @@ func (s *Stack) assign() error {
 	}
 	s.ConsulAddr = "http://" + loopback(p.consulHTTP)
 	s.NomadAddr = "http://" + loopback(p.serverHTTP)
-	s.clientAddr = "http://" + loopback(p.clientHTTP)
 	var err error
 	if s.Consul, err = consul.NewClient(&consul.Config{Address: s.ConsulAddr}); err != nil {
 		return fmt.Errorf("make client of Consul: %w", err)
@@ -212,7 +250,8 @@ func (s *Stack) part(ctx context.Context, name string, start func(context.Contex
 }
 
 // Logs is the last n lines of what a part has printed: "consul",
-// "nomad-server", "nomad-client" (with what the plugin logs) or "front-end".
+// "nomad-server", "nomad-client" (with what the plugin logs) or "front-end", or
+// a further client or front-end with a number, as "front-end-1".
 func (s *Stack) Logs(part string, n int) string {
 	text, err := tail(filepath.Join(s.Dir, part+".log"), n)
 	if err != nil {

@@ -10,8 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,6 +21,7 @@ import (
 
 	nomad "github.com/hashicorp/nomad/api"
 
+	"github.com/buntime/buntime/driver/sandbox"
 	"github.com/buntime/buntime/e2e/client"
 )
 
@@ -50,7 +53,7 @@ func sleeper(ctx context.Context, s *Stack) error {
 	if _, _, err := s.Nomad.Jobs().Register(job, (&nomad.WriteOptions{}).WithContext(ctx)); err != nil {
 		return fmt.Errorf("register job: %w", err)
 	}
-	return s.client.until(ctx, func(ctx context.Context) error {
+	return s.Clients[0].Agent.process.until(ctx, func(ctx context.Context) error {
 		left, err := s.Leftovers(ctx)
 		if err == nil && !strings.Contains(strings.Join(left, "\n"), "/bin/sleep 1000") {
 			err = errors.New("the task does not run")
@@ -112,18 +115,18 @@ func TestKillAndRestart(t *testing.T) {
 
 	for name, part := range map[string]struct{ kill, restart func(context.Context) error }{
 		"front-end": {
-			kill:    func(ctx context.Context) error { return s.KillFrontend(ctx, syscall.SIGKILL) },
-			restart: s.RestartFrontend,
+			kill:    func(ctx context.Context) error { return s.Frontends[0].Kill(ctx, syscall.SIGKILL) },
+			restart: s.Frontends[0].Restart,
 		},
 		"nomad-client": {
-			kill:    func(ctx context.Context) error { return s.KillNomad(ctx, syscall.SIGKILL) },
-			restart: s.RestartNomad,
+			kill:    func(ctx context.Context) error { return s.Clients[0].Agent.Kill(ctx, syscall.SIGKILL) },
+			restart: s.Clients[0].Agent.Restart,
 		},
 		"plugin": {
-			kill: func(ctx context.Context) error { return s.KillPlugin(ctx, syscall.SIGKILL) },
+			kill: func(ctx context.Context) error { return s.Clients[0].KillPlugin(ctx, syscall.SIGKILL) },
 			restart: func(ctx context.Context) error {
-				return s.client.until(ctx, func(context.Context) error {
-					if pid, err := s.plugin(); err != nil || pid == 0 {
+				return s.Clients[0].Agent.process.until(ctx, func(context.Context) error {
+					if pid, err := s.Clients[0].plugin(); err != nil || pid == 0 {
 						return errors.Join(err, errors.New("no plugin"))
 					}
 					return nil
@@ -182,7 +185,7 @@ func TestCleansAfterKill(t *testing.T) {
 	if err != nil || !strings.HasPrefix(dir, "/") {
 		t.Fatalf("start a stack in another process: %v: %s", err, dir)
 	}
-	found := &debris{dir: dir, allocs: map[string]bool{}}
+	found := newDebris(dir)
 	items, err := found.find()
 	if err != nil {
 		t.Fatal(err)
@@ -240,17 +243,117 @@ func TestTail(t *testing.T) {
 }
 
 func TestBlocksAreApart(t *testing.T) {
-	for n := range blocks {
-		a, b := &block{number: n}, &block{number: n + 1}
-		_, last := a.dynamicPorts()
-		if last >= b.firstPort() {
-			t.Errorf("block %d ends with port %d, the next begins with %d", n, last, b.firstPort())
-		}
-		if last >= 32768 {
-			t.Errorf("block %d ends with port %d, which the kernel gives to outgoing connections", n, last)
-		}
-		if a.pool().Overlaps(b.pool()) {
-			t.Errorf("blocks %d and %d share addresses: %s, %s", n, n+1, a.pool(), b.pool())
+	for clients := 1; clients <= maxClients; clients++ {
+		port, id, address := 0, 0, netip.Addr{}
+		for n := range blocks {
+			b := &block{number: n}
+			for c, pool := range b.pools(clients) {
+				from, to := b.dynamicPorts(c, clients)
+				if from <= port || to < from || to >= b.firstPort()+blockPorts || to >= 32768 {
+					t.Errorf("client %d of %d in block %d has ports %d to %d; those before end with %d", c, clients, n, from, to, port)
+				}
+				first, last := b.ids(c, clients)
+				if first <= id || last <= first || first < sandbox.DefaultFirstID || last > sandbox.DefaultLastID {
+					t.Errorf("client %d of %d in block %d has ids %d to %d; those before end with %d", c, clients, n, first, last, id)
+				}
+				if pool != pool.Masked() || !b.pool().Overlaps(pool) || pool.Bits() < b.pool().Bits() || address.IsValid() && !address.Less(pool.Addr()) {
+					t.Errorf("client %d of %d in block %d has addresses %s", c, clients, n, pool)
+				}
+				port, id, address = to, last, pool.Addr()
+			}
 		}
 	}
+}
+
+// TestSeveral: parts of a kind are apart, and each can be taken away and come back.
+func TestSeveral(t *testing.T) {
+	s, err := Start(during(t, time.Minute), Options{Clients: 2, Frontends: 2, Swift: true, Heartbeat: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.Stop(during(t, time.Minute)); err != nil {
+			t.Errorf("stop: %v", err)
+		}
+		checkGone(t, s.Dir)
+	}()
+	for i, c := range s.Clients {
+		other := s.Clients[1-i]
+		for _, step := range []func(context.Context) error{
+			func(ctx context.Context) error { return other.TakeNew(ctx, false) },
+			func(ctx context.Context) error { return session(ctx, s) },
+			func(ctx context.Context) error { return other.TakeNew(ctx, true) },
+		} {
+			if err := step(during(t, time.Minute)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(leftovers(t, c)) == 0 {
+			t.Fatalf("%s does not have the session that was to be there", c.Name)
+		}
+	}
+	first := pids(t, s)
+	for _, part := range []*Part{&s.ConsulServer, &s.NomadServer, &s.Frontends[1].Part} {
+		before := consulKeys(t, s)
+		if err := errors.Join(part.Pause(during(t, 10*time.Second)), part.Resume(), part.Kill(during(t, 10*time.Second), syscall.SIGKILL)); err != nil {
+			t.Fatal(err)
+		}
+		if part.Alive() {
+			t.Errorf("%s is alive after SIGKILL", part.name)
+		}
+		if err := part.Restart(during(t, time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		if after := consulKeys(t, s); !slices.Equal(before, after) {
+			t.Errorf("Consul had %q before %s was killed, and has %q", before, part.name, after)
+		}
+	}
+	gone, stays := s.Clients[1], s.Clients[0]
+	there := leftovers(t, stays)
+	if err := gone.Kill(during(t, 10*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if left := strings.Join(leftovers(t, gone), "\n"); strings.Contains(left, "process") {
+		t.Errorf("a dead machine has\n%s", left)
+	}
+	if now := leftovers(t, stays); !slices.Equal(now, there) {
+		t.Errorf("the other machine had\n\t%s\nand has\n\t%s", strings.Join(there, "\n\t"), strings.Join(now, "\n\t"))
+	}
+	if err := gone.Restart(during(t, time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if err := gone.Agent.process.until(during(t, time.Minute), func(ctx context.Context) error {
+		if left := leftovers(t, gone); len(left) > 0 {
+			return fmt.Errorf("left of its sessions:\n\t%s", strings.Join(left, "\n\t"))
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	now := pids(t, s)
+	for name, pid := range first {
+		same := now[name] == pid
+		if stays := name == "front-end" || name == "nomad-client" || name == "plugin"; same != stays || now[name] == 0 {
+			t.Errorf("%s: pid %d, before %d", name, now[name], pid)
+		}
+	}
+}
+
+func leftovers(t *testing.T, c *Client) []string {
+	t.Helper()
+	left, err := c.Leftovers(during(t, time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return left
+}
+
+// consulKeys are the sessions' keys in KV.
+func consulKeys(t *testing.T, s *Stack) []string {
+	t.Helper()
+	keys, _, err := s.Consul.KV().Keys("buntime/sessions/", "", nil)
+	if err != nil || len(keys) == 0 {
+		t.Fatalf("list keys: %q, %v", keys, err)
+	}
+	return keys
 }

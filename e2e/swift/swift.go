@@ -273,10 +273,31 @@ func (s *Server) Stop() error {
 	if err := s.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("stop Swift: %w", err)
 	}
+	late := time.After(startTimeout)
 	select {
 	case <-s.ended:
-		return nil
-	case <-time.After(startTimeout):
+	case <-late:
 		return fmt.Errorf("stop Swift: still there after %s", startTimeout)
 	}
+	for s.remains() {
+		select {
+		case <-time.After(5 * time.Millisecond): // they have their signal
+		case <-late:
+			return fmt.Errorf("stop Swift: servers still there after %s", startTimeout)
+		}
+	}
+	return nil
+}
+
+// remains says whether one of its processes is there: the servers have children of
+// their own now and then. Those that nobody has waited for have no command line.
+func (s *Server) remains() bool {
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline") // the pattern is right
+	for _, file := range files {
+		line, _ := os.ReadFile(file) // empty for one that has just ended
+		if bytes.Contains(line, []byte(filepath.Join(s.dir, "etc", "server.py"))) {
+			return true
+		}
+	}
+	return false
 }

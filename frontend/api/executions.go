@@ -65,11 +65,19 @@ type nodeExecution struct {
 
 const eventStream = "text/event-stream"
 
+// executionHeader names an execution before it has a result, so that who loses
+// the connection can come back to it.
+const executionHeader = "X-Execution-Id"
+
 func (s *Server) executionRoutes(api huma.API) {
 	notFound := []int{http.StatusNotFound}
+	run := answers[Execution](api, eventStream)
+	run["200"].Headers = map[string]*huma.Header{executionHeader: {
+		Description: "The execution's id, also of one that answers with events.", Schema: &huma.Schema{Type: huma.TypeString},
+	}}
 	add(api, huma.Operation{
 		OperationID: "execute", Method: http.MethodPost, Path: "/execute", Tags: []string{"executions"},
-		Summary: "Run code or a command in a session", Responses: answers[Execution](api, eventStream),
+		Summary: "Run code or a command in a session", Responses: run,
 		Errors: []int{http.StatusNotFound, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusInsufficientStorage},
 	}, s.execute)
 	add(api, huma.Operation{
@@ -117,7 +125,16 @@ func (s *Server) execute(ctx context.Context, in *executeInput) (*raw, error) {
 	}
 	d := time.Duration(n.Timeout)*time.Second + executeSlack
 	late := frontend.Errorf(frontend.CodeExecutionTimeout, "the execution has no result after %v; look it up with GET /executions/%s", d, n.ExecutionID)
-	return s.forward(ctx, d, late, r.SessionID, node.Request{Method: http.MethodPost, Path: "/v1/execute", Body: body})
+	out, err := s.forward(ctx, d, late, r.SessionID, node.Request{Method: http.MethodPost, Path: "/v1/execute", Body: body})
+	if err != nil {
+		return nil, err
+	}
+	answer := out.Body
+	out.Body = func(hc huma.Context) {
+		hc.SetHeader(executionHeader, n.ExecutionID)
+		answer(hc)
+	}
+	return out, nil
 }
 
 // check refuses what cannot be run, and brings paths into the form that nodes
@@ -238,13 +255,17 @@ func (s *Server) execution(ctx context.Context, in *executionInput) (*raw, error
 type outputInput struct {
 	ID          string `path:"id" doc:"The execution's id."`
 	SessionID   string `query:"sessionId" required:"true"`
-	LastEventID string `header:"Last-Event-ID" pattern:"^[0-9]{1,18}$" doc:"The id of the last event that was received; a byte offset."`
+	LastEventID string `header:"Last-Event-ID" pattern:"^[0-9]{1,18}$" doc:"The id of the last event that had one; a byte offset."`
+	Until       string `query:"until" enum:"answer,end" doc:"What ends the events: the answer that POST /execute gives, or the end of the execution, which for a server is another moment. That is so if left out."`
 }
 
 func (s *Server) output(ctx context.Context, in *outputInput) (*raw, error) {
 	r := node.Request{Method: http.MethodGet, Path: "/v1/executions/" + url.PathEscape(in.ID) + "/output"}
 	if in.LastEventID != "" {
 		r.Header = http.Header{"Last-Event-Id": {in.LastEventID}}
+	}
+	if in.Until != "" {
+		r.Query = url.Values{"until": {in.Until}}
 	}
 	return s.forward(ctx, fileTimeout, tooLate(fileTimeout), in.SessionID, r)
 }

@@ -249,3 +249,26 @@ func TestExecutionsBadInput(t *testing.T) {
 	w.send(paid, "POST", "/execution/kill", "").field("sessionId")
 	w.send(paid, "POST", "/execution/kill", `{"sessionId":[]}`).field("sessionId")
 }
+
+// TestExecutionIsNamedInTheHead also where the answer is no success.
+func TestExecutionIsNamedInTheHead(t *testing.T) {
+	w := newWorld(t)
+	id := w.create(paid)
+	for _, status := range []int{200, 507} {
+		w.node.answers(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) })
+		reply := w.send(paid, "POST", "/execute", `{"sessionId":"`+id+`","code":"1"}`)
+		if named := reply.Header().Get("X-Execution-Id"); named == "" || !strings.Contains(w.node.last(t).body, named) {
+			t.Errorf("status %d: X-Execution-Id is %q, the node was asked %s", status, named, w.node.last(t).body)
+		}
+	}
+}
+
+func TestOutputUntil(t *testing.T) {
+	w := newWorld(t)
+	id := w.create(paid)
+	w.send(paid, "GET", "/executions/exe_1/output?sessionId="+id+"&until=answer", "").ok(nil)
+	if asked := w.node.last(t); asked.query != "until=answer" {
+		t.Errorf("the node was asked %+v", asked)
+	}
+	w.send(paid, "GET", "/executions/exe_1/output?sessionId="+id+"&until=noon", "").field("until")
+}

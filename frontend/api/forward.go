@@ -71,12 +71,15 @@ func (s *Server) send(ctx context.Context, find finder, id string, r node.Reques
 			return nil, err
 		}
 		stop := timing.Start(ctx, "node")
-		res, err := s.Node.Do(ctx, sess, r)
+		attended, answered := s.Sessions.Attend(ctx, sess)
+		res, err := s.Node.Do(attended, sess, r)
+		answered()
 		stop()
 		if err == nil {
 			return res, nil
 		}
-		lost := errors.Is(err, node.ErrLost)
+		silent := errors.Is(err, frontend.ErrSilent)
+		lost := silent || errors.Is(err, node.ErrLost)
 		again := errors.Is(err, node.ErrUnreachable) || errors.Is(err, node.ErrMoved) || lost && r.Method == http.MethodGet
 		if !again && !lost {
 			return nil, err
@@ -87,7 +90,8 @@ func (s *Server) send(ctx context.Context, find finder, id string, r node.Reques
 				return nil, merr
 			}
 		}
-		if !again || time.Since(begin)+pause > s.NodeWait {
+		// Of a silent node it is known that it is no use to wait any longer.
+		if !again || !silent && time.Since(begin)+pause > s.NodeWait {
 			return nil, fmt.Errorf("%w; %w", noNode(lost), err)
 		}
 		select {

@@ -45,6 +45,12 @@ func (s *Server) sessionRoutes(api huma.API) {
 		Description: "Answers once the session is there. While something runs in it that is refused, unless force is set.",
 		Errors:      []int{http.StatusNotFound, http.StatusConflict},
 	}, within(restTimeout, s.sleep))
+	add(api, huma.Operation{
+		OperationID: "extendSession", Method: http.MethodPost, Path: "/sessions/{id}/extend", Tags: []string{"sessions"},
+		Summary:     "Put a session's end off",
+		Description: "To ttl seconds from now, unless it is later already. The session wakes.",
+		Errors:      []int{http.StatusNotFound},
+	}, within(restTimeout, s.extend))
 }
 
 type createInput struct {
@@ -178,6 +184,29 @@ func (s *Server) sleep(ctx context.Context, in *sleepInput) (*sleepOutput, error
 		return nil, err
 	}
 	return &sleepOutput{Rested{sess.ID, in.value.State}}, nil
+}
+
+// extendRequest is the body of POST /sessions/{id}/extend.
+type extendRequest struct {
+	TTL *int `json:"ttl" minimum:"300" doc:"Life in seconds, from now. The most depends on the plan."`
+}
+
+type extendInput struct {
+	ID string `path:"id" doc:"The session's id."`
+	JSON[extendRequest]
+}
+
+type extendOutput struct{ Body Extended }
+
+func (s *Server) extend(ctx context.Context, in *extendInput) (*extendOutput, error) {
+	if in.value.TTL == nil {
+		return nil, frontend.Invalid("ttl", "ttl is missing")
+	}
+	expires, err := s.Sessions.Extend(ctx, caller(ctx), in.ID, *in.value.TTL)
+	if err != nil {
+		return nil, err
+	}
+	return &extendOutput{Extended{in.ID, Time(expires)}}, nil
 }
 
 func transition(t *frontend.Transition) *Transition {

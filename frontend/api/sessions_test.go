@@ -245,3 +245,22 @@ func TestAnother(t *testing.T) {
 	}
 	w.send(other, "GET", "/sessions/"+id, "").ok(nil)
 }
+
+func TestExtend(t *testing.T) {
+	w := newWorld(t)
+	id := w.create(paid)
+	var got struct{ SessionID, ExpiresAt string }
+	w.send(paid, "POST", "/sessions/"+id+"/extend", `{"ttl": 604800}`).ok(&got)
+	if asked := w.node.last(t); asked.method != "POST" || asked.path != "/v1/extend" {
+		t.Errorf("the node was asked %+v", asked)
+	}
+	var info struct{ ExpiresAt string }
+	w.send(paid, "GET", "/sessions/"+id, "").ok(&info)
+	if got.SessionID != id || got.ExpiresAt != info.ExpiresAt {
+		t.Errorf("%+v, and the session ends %s", got, info.ExpiresAt)
+	}
+	for _, body := range []string{`{}`, `{"ttl": null}`, `{"ttl": "300"}`, `{"ttl": 1}`, `{"ttl": 604801}`, ``} {
+		w.send(paid, "POST", "/sessions/"+id+"/extend", body).field("ttl")
+	}
+	w.send(other, "POST", "/sessions/"+id+"/extend", `{"ttl": 300}`).refused(404, "session_not_found")
+}

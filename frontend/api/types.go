@@ -126,6 +126,12 @@ type Rested struct {
 	State     frontend.State `json:"state" enum:"idle,deep-sleep"`
 }
 
+// Extended is the answer of POST /sessions/{id}/extend.
+type Extended struct {
+	SessionID string `json:"sessionId"`
+	ExpiresAt Time   `json:"expiresAt"`
+}
+
 // Transition is a change of a session's state.
 type Transition struct {
 	To string `json:"to" enum:"idle,deep-sleep,expired"`
@@ -158,12 +164,12 @@ type Execution struct {
 	ExecutionID   string   `json:"executionId"`
 	PID           int      `json:"pid"`
 	Background    bool     `json:"background" doc:"Whether it stays as a server."`
-	Reason        string   `json:"reason,omitzero" doc:"exit, signal, timeout, oom, killed or interrupted."`
+	Reason        string   `json:"reason,omitzero" enum:"exit,signal,timeout,oom,killed,interrupted" doc:"Why it ended; left out while it has not."`
 	Truncated     struct {
 		Stdout int64 `json:"stdout"`
 		Stderr int64 `json:"stderr"`
 	} `json:"truncated" doc:"Bytes cut from the middle of each stream; the whole is at /executions/{id}/output."`
-	State string `json:"state,omitzero" doc:"running, background or exited; where an execution is looked up."`
+	State string `json:"state,omitzero" enum:"running,background,exited" doc:"Where an execution is looked up."`
 }
 
 // Process is a running process of a session.

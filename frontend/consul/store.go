@@ -1,11 +1,12 @@
 // Copyright (c) The Buntime Authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Package consul keeps session records in Consul KV.
+// Package consul keeps session records in Consul KV, and elects the leader there.
 //
 // Below the prefix lie sessions/<id>, the records; accounts/<account>/<id>,
 // an index entry for each, written in one transaction with its record; and
-// claims/<id>/<epoch>, which nodes write (package claim).
+// claims/<id>/<epoch>, which nodes write (package claim); and leader, the lock of
+// the front-end that leads.
 package consul
 
 import (
@@ -30,8 +31,9 @@ import (
 // (limits.http_max_conns_per_client) and a blocking query holds one. Some are
 // left for whatever else runs on this machine.
 const (
-	connections     = 40
-	waitConnections = 120
+	connections         = 40
+	waitConnections     = 120
+	electionConnections = 4
 )
 
 // maxOps is what Consul takes in one transaction.

@@ -5,6 +5,7 @@ package frontendtest
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/buntime/buntime/driver/claim"
@@ -24,9 +25,15 @@ type Scheduler struct {
 	// Starts counts the jobs that were started.
 	Starts int
 
-	mu   sync.Mutex
-	jobs map[string]map[uint64]job // by session and epoch
+	mu       sync.Mutex
+	jobs     map[string]map[uint64]job // by session and epoch
+	draining []string
+	drains   uint64        // how often that has changed
+	drained  chan struct{} // closed and replaced with every change; nil before anybody waits
 }
+
+// Node is the name of the only node.
+const Node = "node"
 
 type job struct{ dead, saving bool }
 
@@ -52,7 +59,7 @@ func (s *Scheduler) Start(_ context.Context, sess *frontend.Session) error {
 	s.Starts++
 	s.set(sess.ID, sess.Epoch, job{})
 	if !s.Idle {
-		s.Store.PutClaim(claim.Claim{Session: sess.ID, Epoch: sess.Epoch, Alloc: "alloc-" + sess.ID, Node: "node", API: s.API, Preview: s.Preview})
+		s.Store.PutClaim(claim.Claim{Session: sess.ID, Epoch: sess.Epoch, Alloc: "alloc-" + sess.ID, Node: Node, API: s.API, Preview: s.Preview})
 	}
 	return nil
 }
@@ -138,6 +145,50 @@ func (s *Scheduler) Lost(_ context.Context, id string, epoch uint64) (bool, erro
 		return false, frontend.ErrNotFound
 	}
 	return j.dead && !j.saving, nil
+}
+
+// Drain says which nodes drain from now on.
+func (s *Scheduler) Drain(nodes ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.draining = nodes
+	s.drains++
+	if s.drained != nil {
+		close(s.drained)
+		s.drained = nil
+	}
+}
+
+// Draining implements frontend.Scheduler.
+func (s *Scheduler) Draining(ctx context.Context, since uint64) ([]string, uint64, error) {
+	if err := s.enter("Draining"); err != nil {
+		return nil, 0, err
+	}
+	s.mu.Lock()
+	if since != s.drains+1 {
+		defer s.mu.Unlock()
+		return s.draining, s.drains + 1, nil
+	}
+	if s.drained == nil {
+		s.drained = make(chan struct{})
+	}
+	changed := s.drained
+	s.mu.Unlock()
+	select {
+	case <-changed:
+		return s.Draining(ctx, 0)
+	case <-ctx.Done():
+		return nil, 0, context.Cause(ctx)
+	}
+}
+
+// On implements frontend.Scheduler: all that lives is on the only node.
+func (s *Scheduler) On(ctx context.Context, node string) ([]frontend.Job, error) {
+	if err := s.enter("On"); err != nil || node != Node {
+		return nil, err
+	}
+	jobs, err := s.Jobs(ctx)
+	return slices.DeleteFunc(jobs, func(j frontend.Job) bool { return j.Dead }), err
 }
 
 // Explain implements frontend.Scheduler.

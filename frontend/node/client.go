@@ -152,20 +152,39 @@ func (c *Client) Info(ctx context.Context, s *frontend.Session) (frontend.Info, 
 	return info, nil
 }
 
+// Alive implements frontend.Node.
+func (c *Client) Alive(ctx context.Context, s *frontend.Session) error {
+	res, err := c.Do(ctx, s, Request{Method: http.MethodGet, Path: "/v1/health"})
+	if err != nil {
+		return err
+	}
+	return res.Body.Close()
+}
+
 // Sleep implements frontend.Node.
 func (c *Client) Sleep(ctx context.Context, s *frontend.Session, state frontend.State, force bool) error {
 	body, err := json.Marshal(map[string]any{"state": state, "force": force})
 	if err != nil {
 		return fmt.Errorf("encode sleep: %w", err)
 	}
-	res, err := c.Do(ctx, s, Request{Method: http.MethodPost, Path: "/v1/sleep", Body: body})
+	return c.tell(ctx, s, "sleep", body)
+}
+
+// Extend implements frontend.Node.
+func (c *Client) Extend(ctx context.Context, s *frontend.Session) error {
+	return c.tell(ctx, s, "extend", nil)
+}
+
+// tell has the node do something to a session.
+func (c *Client) tell(ctx context.Context, s *frontend.Session, what string, body []byte) error {
+	res, err := c.Do(ctx, s, Request{Method: http.MethodPost, Path: "/v1/" + what, Body: body})
 	if err != nil {
 		return err
 	}
 	defer res.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
 	if err != nil {
-		return fmt.Errorf("read answer of sleep of %s: %w", s.ID, err)
+		return fmt.Errorf("read answer of %s of %s: %w", what, s.ID, err)
 	}
 	if res.StatusCode == http.StatusOK {
 		return nil
@@ -174,7 +193,7 @@ func (c *Client) Sleep(ctx context.Context, s *frontend.Session, state frontend.
 		Error *frontend.Error `json:"error"`
 	}
 	if err := json.Unmarshal(text, &failure); err != nil || failure.Error == nil {
-		return fmt.Errorf("sleep of %s: status %d: %.200s", s.ID, res.StatusCode, text)
+		return fmt.Errorf("%s of %s: status %d: %.200s", what, s.ID, res.StatusCode, text)
 	}
 	if res.Header.Get("Retry-After") != "" {
 		failure.Error.RetryAfter = time.Second

@@ -171,10 +171,9 @@ func (s *Scheduler) jobs(ctx context.Context, prefix string) ([]frontend.Job, er
 			return nil, unavailable(err, "list jobs")
 		}
 		for _, stub := range stubs {
-			id := stub.Meta[metaSession]
-			epoch, err := strconv.ParseUint(stub.Meta[metaEpoch], 10, 64)
-			if err == nil && frontend.ValidID(id) && stub.ID == frontend.JobID(id, epoch) {
-				jobs = append(jobs, frontend.Job{Session: id, Epoch: epoch, Dead: stub.Status == dead})
+			if job, ok := sessionJob(stub.ID, stub.Meta); ok {
+				job.Dead = stub.Status == dead
+				jobs = append(jobs, job)
 			}
 		}
 		if meta.NextToken == "" {
@@ -182,6 +181,16 @@ func (s *Scheduler) jobs(ctx context.Context, prefix string) ([]frontend.Job, er
 		}
 		q.NextToken = meta.NextToken
 	}
+}
+
+// sessionJob is a job by its id and meta, if it is a session's.
+func sessionJob(id string, meta map[string]string) (frontend.Job, bool) {
+	session := meta[metaSession]
+	epoch, err := strconv.ParseUint(meta[metaEpoch], 10, 64)
+	if err != nil || !frontend.ValidID(session) || id != frontend.JobID(session, epoch) {
+		return frontend.Job{}, false
+	}
+	return frontend.Job{Session: session, Epoch: epoch}, true
 }
 
 // dead is the status of a job of which Nomad expects nothing more. That may be

@@ -189,15 +189,22 @@ func (f follower) RoundTrip(r *http.Request) (*http.Response, error) {
 			once = &attempt{Reader: body}
 			r.Body = once
 		}
-		res, err := f.h.transport.RoundTrip(r)
+		sess := r.Context().Value(sessionKey{}).(*frontend.Session)
+		attended, answered := f.h.sessions.Attend(r.Context(), sess)
+		res, err := f.h.transport.RoundTrip(r.WithContext(attended))
+		answered()
 		gone := err == nil && res.StatusCode == http.StatusGone && res.Header.Get(door.MovedHeader) != ""
-		if !gone && !errors.Is(err, errMoved) {
+		silent := err != nil && errors.Is(context.Cause(attended), frontend.ErrSilent)
+		switch {
+		case silent && !harmless(r):
+			f.h.sessions.Forget(sess.ID)
+			return nil, frontend.Unavailable("the session's node was lost after the request was sent; it may or may not have been done")
+		case !gone && !silent && !errors.Is(err, errMoved):
 			return res, err
 		}
 		if gone {
 			res.Body.Close()
 		}
-		sess := r.Context().Value(sessionKey{}).(*frontend.Session)
 		f.h.sessions.Forget(sess.ID)
 		if gone {
 			if err := f.h.sessions.Moved(r.Context(), sess); err != nil {
@@ -215,6 +222,11 @@ func (f follower) RoundTrip(r *http.Request) (*http.Response, error) {
 		r.Body = body
 	}
 	return f.h.transport.RoundTrip(r)
+}
+
+// harmless says whether a request may be sent again that has maybe been done.
+func harmless(r *http.Request) bool {
+	return r.Method == http.MethodGet || r.Method == http.MethodHead || r.Method == http.MethodOptions
 }
 
 const (

@@ -26,6 +26,7 @@ import (
 // parts are what a front-end is made of.
 type parts struct {
 	store     *consul.Store
+	election  *consul.Election
 	scheduler *nomad.Scheduler
 	nodes     *node.Client
 	sessions  *frontend.Service
@@ -38,6 +39,9 @@ func assemble(c Config, log *slog.Logger) (*parts, error) {
 	p := &parts{nodes: node.NewClient([]byte(c.NodeSecret))}
 	var err error
 	if p.store, err = consul.NewStore(c.Consul); err != nil {
+		return nil, err
+	}
+	if p.election, err = consul.NewElection(c.Consul, log); err != nil {
 		return nil, err
 	}
 	if p.scheduler, err = nomad.NewScheduler(c.Nomad, jobs.Session, c.domain()); err != nil {
@@ -82,6 +86,7 @@ func (p *parts) close() {
 	p.handler.Close()
 	p.nodes.Close()
 	p.scheduler.Close()
+	p.election.Close()
 	p.store.Close()
 }
 
@@ -102,13 +107,14 @@ func Serve(ctx context.Context, c Config, l net.Listener, log *slog.Logger) erro
 	}
 	defer p.close()
 
-	reaper, stopReaper := context.WithCancel(context.WithoutCancel(ctx))
-	reaped := make(chan struct{})
+	// Another may lead while requests under way here are finished.
+	standing, withdraw := context.WithCancel(ctx)
+	withdrawn := make(chan struct{})
 	go func() {
-		defer close(reaped)
-		p.sessions.Run(reaper)
+		defer close(withdrawn)
+		p.election.Lead(standing, p.sessions.Run)
 	}()
-	defer func() { stopReaper(); <-reaped }()
+	defer func() { withdraw(); <-withdrawn }()
 
 	proxies, err := door.ParseNetworks(c.TrustedProxies)
 	if err != nil {

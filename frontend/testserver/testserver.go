@@ -26,14 +26,16 @@ import (
 // startTimeout is for a machine that builds something else meanwhile.
 const startTimeout = 60 * time.Second
 
-// Consul starts a Consul server that keeps everything in memory, and returns
-// its address.
-func Consul(t testing.TB) string {
+// Consul starts a Consul server that keeps everything in memory, with more
+// arguments if there are any, and returns its address.
+func Consul(t testing.TB, more ...string) string {
 	t.Helper()
 	p := ports(t, 3)
-	start(t, "consul", "agent", "-dev", "-bind=127.0.0.1", "-log-level=warn",
+	start(t, "consul", append([]string{
+		"agent", "-dev", "-bind=127.0.0.1", "-log-level=warn",
 		fmt.Sprintf("-http-port=%d", p[0]), fmt.Sprintf("-server-port=%d", p[1]), fmt.Sprintf("-serf-lan-port=%d", p[2]),
-		"-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1", "-serf-wan-port=-1")
+		"-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1", "-serf-wan-port=-1",
+	}, more...)...)
 	address := fmt.Sprintf("127.0.0.1:%d", p[0])
 	until(t, "http://"+address+"/v1/status/leader")
 	return address

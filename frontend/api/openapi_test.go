@@ -1,0 +1,46 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package api_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"net/http"
+	"os"
+	"testing"
+)
+
+// committed is the OpenAPI document that the TypeScript client's types are made
+// from.
+const committed = "../../sdk/typescript/openapi.json"
+
+var update = flag.Bool("update", false, "write the OpenAPI document to "+committed)
+
+// TestOpenAPIIsCommitted: the document that the client's types are made from is
+// the one that is served.
+func TestOpenAPIIsCommitted(t *testing.T) {
+	w := newWorld(t)
+	var document map[string]any
+	w.send("", http.MethodGet, "/openapi.json", "").ok(&document)
+	delete(document, "servers") // where this one is
+	served, err := json.MarshalIndent(document, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served = append(served, '\n')
+	if *update {
+		if err := os.WriteFile(committed, served, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	have, err := os.ReadFile(committed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(have, served) {
+		t.Errorf("%s is not what is served; make openapi brings it and the client's types up to date", committed)
+	}
+}
