@@ -1,0 +1,132 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	swiftstore "github.com/buntime/buntime/driver/snapshot/store/swift"
+)
+
+// nothingLeft wants nothing on the nodes, in Nomad, Consul and Swift of sessions that
+// are all deleted.
+func (r *run) nothingLeft() {
+	ctx, cancel := context.WithTimeoutCause(r.ctx, cleanWithin, fmt.Errorf("not clean after %v", cleanWithin))
+	defer cancel()
+	for begin := time.Now(); ; {
+		var left []string
+		var errs []error
+		for _, look := range []func(context.Context) ([]string, error){r.onNodes, r.jobs, r.keys, r.objects} {
+			some, err := look(ctx)
+			left, errs = append(left, some...), append(errs, err)
+		}
+		err := errors.Join(errs...)
+		if err == nil && len(left) == 0 {
+			r.Progress("%s nothing is left %v after the last session was deleted", r.elapsed(), time.Since(begin).Round(10*time.Millisecond))
+			return
+		}
+		if !wait(ctx, 300*time.Millisecond) {
+			r.tally.violate(nil, "left of deleted sessions: %v, %v\n\t%s", context.Cause(ctx), err, strings.Join(left, "\n\t"))
+			return
+		}
+	}
+}
+
+func (r *run) onNodes(ctx context.Context) ([]string, error) {
+	left, err := r.Leftovers(ctx)
+	left = slices.DeleteFunc(left, func(what string) bool {
+		return strings.Contains(what, "/workspaces/ready/") // kept for sessions to come
+	})
+	return left, err
+}
+
+func (r *run) jobs(context.Context) (left []string, err error) {
+	jobs, _, err := r.Nomad.Jobs().List(nil)
+	for _, job := range jobs {
+		left = append(left, "job "+job.ID+", "+job.Status)
+	}
+	return left, err
+}
+
+// keys are all below the prefix but for the lock of the front-end that leads.
+func (r *run) keys(context.Context) (left []string, err error) {
+	keys, _, err := r.Consul.KV().Keys("buntime/", "", nil)
+	for _, key := range keys {
+		if key != "buntime/leader" {
+			left = append(left, "key "+key)
+		}
+	}
+	return left, err
+}
+
+func (r *run) objects(ctx context.Context) (left []string, err error) {
+	store, err := swiftstore.New(swiftstore.Config{AuthURL: r.Swift.AuthURL(), User: r.Swift.User(), Key: r.Swift.Key(), Container: "sessions"})
+	if err != nil {
+		return nil, err
+	}
+	defer store.Close()
+	for folder, err := range store.Folders(ctx) {
+		if err != nil {
+			return left, err
+		}
+		left = append(left, "stored objects of "+folder)
+	}
+	return left, nil
+}
+
+// resources are how many files the parts of ours have open: what their leaks show in.
+func (r *run) resources() (map[string]int, error) {
+	pids, err := r.Pids()
+	if err != nil {
+		return nil, err
+	}
+	open := map[string]int{}
+	for part, pid := range pids {
+		if !strings.HasPrefix(part, "plugin") && !strings.HasPrefix(part, "front-end") {
+			continue
+		}
+		fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+		if err != nil {
+			return nil, fmt.Errorf("count files of %s: %w", part, err)
+		}
+		open[part] = len(fds)
+	}
+	return open, nil
+}
+
+// growth is how many files more than at the start a part may have open in the end:
+// connections to the others, and workspaces made in advance.
+const growth = 40
+
+func (r *run) notGrown(before map[string]int) error {
+	for begin := time.Now(); ; {
+		after, err := r.resources()
+		if err != nil {
+			return err
+		}
+		var grown []string
+		for part, n := range after {
+			if n > before[part]+growth {
+				grown = append(grown, fmt.Sprintf("%s has %d files open, and had %d", part, n, before[part]))
+			}
+		}
+		if len(grown) == 0 {
+			r.Progress("%s files open: %v, at the start %v", r.elapsed(), after, before)
+			return nil
+		}
+		if time.Since(begin) > cleanWithin {
+			r.tally.violate(nil, "%s", strings.Join(grown, ", "))
+			return nil
+		}
+		if !wait(r.ctx, time.Second) {
+			return context.Cause(r.ctx)
+		}
+	}
+}
