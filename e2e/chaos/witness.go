@@ -65,6 +65,12 @@ const (
 	watchEvery = 300 * time.Millisecond
 )
 
+// latest is for what is true now: what a server that has just started tells otherwise
+// may be older.
+func latest(ctx context.Context) *consul.QueryOptions {
+	return (&consul.QueryOptions{RequireConsistent: true}).WithContext(ctx)
+}
+
 // look reads a session's record now. If Consul does not answer it is what was known
 // last.
 func (w *witness) look(s *session) record {
@@ -81,7 +87,7 @@ var errNoRecord = errors.New("there is no record")
 
 func (w *witness) read(s *session) (rec record, err error) {
 	asked := time.Now()
-	pair, _, err := w.kv.KV().Get(claim.RecordKey(claim.DefaultPrefix, s.id), nil)
+	pair, _, err := w.kv.KV().Get(claim.RecordKey(claim.DefaultPrefix, s.id), latest(w.run.ctx))
 	if err != nil {
 		return rec, fmt.Errorf("read record of %s: %w", s.id, err)
 	}
@@ -174,7 +180,7 @@ func (s *session) resolve(asked time.Time) {
 func (w *witness) watch(ctx context.Context) {
 	for wait(ctx, watchEvery) {
 		asked := time.Now()
-		pairs, _, err := w.kv.KV().List(claim.DefaultPrefix+"/sessions/", (&consul.QueryOptions{}).WithContext(ctx))
+		pairs, _, err := w.kv.KV().List(claim.DefaultPrefix+"/sessions/", latest(ctx))
 		if err != nil {
 			continue // it is away
 		}
@@ -193,7 +199,7 @@ func (w *witness) watch(ctx context.Context) {
 // owns notes which allocations carry which lives. Claims go with their sessions, but
 // what is known of an allocation stays true.
 func (w *witness) owns(ctx context.Context) {
-	pairs, _, err := w.kv.KV().List(claim.DefaultPrefix+"/claims/", (&consul.QueryOptions{}).WithContext(ctx))
+	pairs, _, err := w.kv.KV().List(claim.DefaultPrefix+"/claims/", latest(ctx))
 	if err != nil {
 		return
 	}
@@ -209,7 +215,7 @@ func (w *witness) owns(ctx context.Context) {
 
 // rested notes which sessions have a snapshot.
 func (w *witness) rested(ctx context.Context, byID map[string]*session) {
-	pairs, _, err := w.kv.KV().List(claim.DefaultPrefix+"/rests/", (&consul.QueryOptions{}).WithContext(ctx))
+	pairs, _, err := w.kv.KV().List(claim.DefaultPrefix+"/rests/", latest(ctx))
 	if err != nil {
 		return
 	}
