@@ -64,9 +64,10 @@ func (s *Session) preview(token string, access driver.Access) http.Handler {
 		case !door.Method(r.Method):
 			http.Error(w, "Previews take no "+r.Method+".", http.StatusMethodNotAllowed)
 			return
-		case host.Session != "" && host.Session != hostLabel(s.ID):
-			// Who comes here has an old address of that session: its port is
-			// another's now, and what the visitor carries is none of its business.
+		case r.Host == door.NodeHost, host.Session != "" && host.Session != hostLabel(s.ID):
+			// Who comes here has an old address of that session, or of what another
+			// one's node did at it: its port is another's now, and what the visitor
+			// carries is none of its business.
 			http.Error(w, "This address belongs to another session now. Try again.", http.StatusMisdirectedRequest)
 			return
 		case host.Port == 0:
