@@ -62,10 +62,10 @@ func (t *tally) violateLocked(s *session, format string, args ...any) {
 		key, history = s.key+format, "\n\t\t"+strings.Join(s.log, "\n\t\t")
 	}
 	text = t.run.elapsed() + " " + text
-	t.run.Progress("VIOLATION %s", text)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.seen[key]++; t.seen[key] <= mostOfKind {
+		t.run.Progress("VIOLATION %s", text)
 		t.violations = append(t.violations, text+history)
 	}
 }
