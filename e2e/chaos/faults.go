@@ -132,6 +132,10 @@ func (f *injector) once(one *fault) error {
 		n = f.rand.IntN(len(f.run.Frontends))
 	case "node":
 		n = f.rand.IntN(len(f.run.Clients))
+		// One without sessions has little to lose.
+		if f.rand.IntN(4) > 0 {
+			n = f.run.witness.busiest()
+		}
 	}
 	// Nomad would fill one node before the other.
 	if err := f.placement(f.where(one, n)); err != nil {

@@ -81,6 +81,20 @@ func (w *witness) boxes() (list []box) {
 	return list
 }
 
+// busiest is the node with the most sandboxes.
+func (w *witness) busiest() (node int) {
+	n := make([]int, len(w.run.Clients))
+	for _, b := range w.boxes() {
+		n[b.node]++
+	}
+	for i := range n {
+		if n[i] > n[node] {
+			node = i
+		}
+	}
+	return node
+}
+
 // running says whether a process is there and no zombie.
 func running(pid int) bool {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
