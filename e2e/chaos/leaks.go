@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -23,7 +24,7 @@ func (r *run) nothingLeft() {
 	for begin := time.Now(); ; {
 		var left []string
 		var errs []error
-		for _, look := range []func(context.Context) ([]string, error){r.onNodes, r.jobs, r.keys, r.objects} {
+		for _, look := range []func(context.Context) ([]string, error){r.onNodes, r.files, r.fuse, r.jobs, r.keys, r.objects} {
 			some, err := look(ctx)
 			left, errs = append(left, some...), append(errs, err)
 		}
@@ -45,6 +46,59 @@ func (r *run) onNodes(ctx context.Context) ([]string, error) {
 		return strings.Contains(what, "/workspaces/ready/") // kept for sessions to come
 	})
 	return left, err
+}
+
+// files are those of allocations, sandboxes and workspaces.
+func (r *run) files(context.Context) (left []string, err error) {
+	for _, pattern := range []string{"driver*/sandboxes/*", "driver*/workspaces/*.img", "driver*/workspaces/trash/*", "client*/alloc/*"} {
+		paths, err := filepath.Glob(filepath.Join(r.Dir, pattern))
+		if err != nil {
+			return nil, err
+		}
+		left = append(left, paths...)
+	}
+	return left, nil
+}
+
+// fuse are the connections of FUSE that were mounted for a session's workspace, and
+// are there although nothing is mounted any more.
+func (r *run) fuse(context.Context) (left []string, err error) {
+	_, all, err := mounted(r.Dir)
+	if err != nil {
+		return nil, err
+	}
+	r.witness.mu.Lock()
+	defer r.witness.mu.Unlock()
+	for minor := range r.witness.fuse {
+		if _, err := os.Stat("/sys/fs/fuse/connections/" + minor); err == nil && !all[minor] {
+			left = append(left, "FUSE connection "+minor)
+		}
+	}
+	return left, nil
+}
+
+// mounted are the minor numbers of the file systems of FUSE below a directory, and of
+// all that the machine has: a number may be another's by now.
+func mounted(dir string) (own, all map[string]bool, err error) {
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, nil, fmt.Errorf("list mounts: %w", err)
+	}
+	own, all = map[string]bool{}, map[string]bool{}
+	for line := range strings.Lines(string(text)) {
+		// 36 35 0:57 / /mount/point rw - fuse source rw
+		fields := strings.Fields(line)
+		_, rest, _ := strings.Cut(line, " - ")
+		if len(fields) < 5 || !strings.HasPrefix(rest, "fuse") {
+			continue
+		}
+		_, minor, _ := strings.Cut(fields[2], ":")
+		all[minor] = true
+		if strings.HasPrefix(fields[4], dir+"/") {
+			own[minor] = true
+		}
+	}
+	return own, all, nil
 }
 
 func (r *run) jobs(context.Context) (left []string, err error) {

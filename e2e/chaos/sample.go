@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -51,6 +52,11 @@ func (w *witness) sample(ctx context.Context) {
 			w.mu.Unlock()
 		}
 		w.compare(w.boxes())
+		if own, _, err := mounted(w.run.Dir); err == nil {
+			w.mu.Lock()
+			maps.Copy(w.fuse, own)
+			w.mu.Unlock()
+		}
 	}
 }
 
@@ -74,11 +80,25 @@ func (w *witness) boxes() (list []box) {
 			alloc, _, _ := strings.Cut(state.Task, "/")
 			w.mu.Lock()
 			l, ok := w.owners[alloc]
+			if ok {
+				w.seen[l] = sight{n, time.Now()}
+			}
 			w.mu.Unlock()
 			list = append(list, box{alloc: alloc, node: n, life: l, known: ok})
 		}
 	}
 	return list
+}
+
+// lastSeen is where and when a life's sandbox was seen last. If that was never, it is
+// now, on no node.
+func (w *witness) lastSeen(l life) sight {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if s, ok := w.seen[l]; ok {
+		return s
+	}
+	return sight{-1, time.Now()}
 }
 
 // busiest is the node with the most sandboxes.

@@ -5,6 +5,7 @@ package chaos
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -17,9 +18,9 @@ const (
 	// storeAfter is how long who waits for the store may not have noticed that it is
 	// back: the tries that it gives it have pauses in between.
 	storeAfter = 20 * time.Second
-	// lossAfter is how long it may take until a node, or what ran there, is taken for
-	// lost: its heartbeats, a stop that takes as long as it may, and the look at it.
-	lossAfter = time.Minute
+	// lossAfter is how long after a fault a sandbox may end by it, or its node be taken
+	// for lost: heartbeats that are missing, a stop that takes as long as it may.
+	lossAfter = 15 * time.Second
 )
 
 // any says whether there is a fault of the kinds that are wanted, or was after since.
@@ -55,14 +56,31 @@ func (f *injector) mayHaveLost(since time.Time) bool {
 	return f.any(since, func(w window) bool { return w.fault.loses })
 }
 
-// lost notes that a life was lost, and for what reason. There has to be one.
-func (f *injector) lost(key string, epoch uint64) {
-	recent := f.any(time.Now().Add(-lossAfter), func(w window) bool { return w.fault.loses })
-	text := fmt.Sprintf("life %d of session %s: %s (%s)", epoch, key, f.cause(), f.run.elapsed())
-	f.run.tally.lost(text)
-	if !recent {
-		f.run.tally.violate(nil, "lost without a reason: %s", text)
+// lost notes that a life was lost. There has to be a reason for it: something that
+// loses nodes when its sandbox was seen last, which may be some time before anybody
+// noticed.
+func (f *injector) lost(s *session, epoch uint64) {
+	seen := f.run.witness.lastSeen(life{s.id, epoch})
+	text := fmt.Sprintf("life %d of session %s, %s", epoch, s.key, f.run.elapsed())
+	for _, w := range slices.Backward(f.all()) {
+		switch {
+		case !w.fault.loses, w.begin.After(seen.at.Add(2 * sampleEvery)), !w.end.IsZero() && seen.at.Sub(w.end) > lossAfter,
+			w.fault.of == "node" && w.n != seen.node:
+			continue
+		}
+		f.run.tally.lost(fmt.Sprintf("%s: %s (%d), %.1f s before", text, w.fault.kind, w.n, time.Since(w.begin).Seconds()))
+		return
 	}
+	f.run.tally.lost(text + ": no reason")
+	f.run.tally.violateLocked(s, "life %d was lost without a reason: its sandbox was seen last on node %d, %.1f s ago; the last fault: %s",
+		epoch, seen.node, time.Since(seen.at).Seconds(), f.last())
+}
+
+// all are all faults up to now.
+func (f *injector) all() []window {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.windows)
 }
 
 // cause is the last fault that may have lost something.

@@ -26,14 +26,22 @@ type witness struct {
 	kv  *consul.Client
 
 	mu     sync.Mutex
-	owners map[string]life // by allocation
-	twice  map[string]time.Time
+	owners map[string]life      // by allocation
+	twice  map[string]time.Time // since when an allocation is there that should not be
+	fuse   map[string]bool      // connections that were seen
+	seen   map[life]sight
 }
 
 // life is one of a session's.
 type life struct {
 	session string // id
 	epoch   uint64
+}
+
+// sight is where and when a life's sandbox was seen last.
+type sight struct {
+	node int
+	at   time.Time
 }
 
 // record is what there is in KV of a session.
@@ -54,7 +62,7 @@ func newWitness(r *run) *witness {
 	if err != nil {
 		panic(err) // the stack has made one of the same address
 	}
-	return &witness{run: r, kv: kv, owners: map[string]life{}, twice: map[string]time.Time{}}
+	return &witness{run: r, kv: kv, owners: map[string]life{}, twice: map[string]time.Time{}, fuse: map[string]bool{}, seen: map[life]sight{}}
 }
 
 const (
@@ -148,7 +156,7 @@ func (w *witness) note(s *session, rec record, asked time.Time) {
 	case was == unseen && how == lost && s.ends[over-1] != lost:
 		// A life that came to nothing is told to have ended as the one before.
 		s.noteLocked("life %d is lost", over)
-		w.run.faults.lost(s.key, over)
+		w.run.faults.lost(s, over)
 	case was == unseen:
 		s.noteLocked("life %d is over, lost: %t", over, rec.Lost)
 	case was != how:
