@@ -34,10 +34,11 @@ const (
 	// and a few bridge the gap while the next is made.
 	readyWorkspaces = 4
 	// orphanGrace is how long after its start the plugin waits for Nomad to
-	// recover its tasks before it removes the sandboxes that none owns.
-	orphanGrace = time.Minute
-	// sweepEvery is how often what has no owner is looked for.
-	sweepEvery = 30 * time.Second
+	// recover its tasks before it removes the sandboxes that none owns, and
+	// sweepEvery how often these are looked for: together a minute, which is what
+	// nothing without an owner outlives.
+	orphanGrace = 50 * time.Second
+	sweepEvery  = 10 * time.Second
 )
 
 // Agent implements driver.Runtime.
