@@ -279,6 +279,19 @@ func (s *session) excused(w *write) bool {
 	return false
 }
 
+// wroteIn says whether a write was acknowledged that was surely done in a life. Called
+// with the lock held.
+func (s *session) wroteIn(epoch uint64) bool {
+	for _, f := range s.files {
+		for _, w := range f.writes {
+			if w.done && w.lo == epoch && w.hi == epoch {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // endings are how the last lives have ended, for messages.
 func (s *session) endings() string {
 	text := ""

@@ -58,7 +58,9 @@ func (f *injector) mayHaveLost(since time.Time) bool {
 
 // lost notes that a life was lost. There has to be a reason for it: something that
 // loses nodes when its sandbox was seen last, which may be some time before anybody
-// noticed.
+// noticed. One that was just beginning when its plugin was killed comes to nothing, and
+// nobody knows what it had: the system is to say that it is lost to be safe, but there
+// must not have been a write in it that was acknowledged.
 func (f *injector) lost(s *session, epoch uint64) {
 	seen := f.run.witness.lastSeen(life{s.id, epoch})
 	text := fmt.Sprintf("life %d of session %s, %s", epoch, s.key, f.run.elapsed())
@@ -69,6 +71,10 @@ func (f *injector) lost(s *session, epoch uint64) {
 			continue
 		}
 		f.run.tally.lost(fmt.Sprintf("%s: %s (%d), %.1f s before", text, w.fault.kind, w.n, time.Since(w.begin).Seconds()))
+		return
+	}
+	if !s.wroteIn(epoch) {
+		f.run.tally.lost(text + ": nothing was written in it; " + f.last())
 		return
 	}
 	f.run.tally.lost(text + ": no reason")
