@@ -21,6 +21,7 @@ import (
 func (r *run) nothingLeft() {
 	ctx, cancel := context.WithTimeoutCause(r.ctx, cleanWithin, fmt.Errorf("not clean after %v", cleanWithin))
 	defer cancel()
+	var last []string // what the last look has found that was not cut off
 	for begin := time.Now(); ; {
 		var left []string
 		var errs []error
@@ -33,8 +34,11 @@ func (r *run) nothingLeft() {
 			r.Progress("%s nothing is left %v after the last session was deleted", r.elapsed(), time.Since(begin).Round(10*time.Millisecond))
 			return
 		}
+		if err == nil {
+			last = left
+		}
 		if !wait(ctx, 300*time.Millisecond) {
-			r.tally.violate(nil, "left of deleted sessions: %v, %v\n\t%s", context.Cause(ctx), err, strings.Join(left, "\n\t"))
+			r.tally.violate(nil, "left of deleted sessions: %v, %v\n\t%s", context.Cause(ctx), err, strings.Join(last, "\n\t"))
 			return
 		}
 	}
