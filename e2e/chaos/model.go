@@ -5,6 +5,7 @@ package chaos
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 )
@@ -105,7 +106,7 @@ func (s *session) take(n int, writing bool, pick func(n int) int) (list []*file)
 		if !f.retired {
 			live++
 		}
-		if !f.used && !(writing && f.retired) {
+		if !f.used && (!writing || !f.retired) {
 			free = append(free, f)
 		}
 	}
@@ -163,13 +164,6 @@ func (s *session) unsure(f *file) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f.retired = true
-}
-
-// undone notes that the last write of a file was certainly not done.
-func (s *session) undone(f *file) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f.writes = f.writes[:len(f.writes)-1]
 }
 
 // checkpointed notes that a life's writes which were acknowledged before a moment
@@ -294,9 +288,9 @@ func (s *session) wroteIn(epoch uint64) bool {
 
 // endings are how the last lives have ended, for messages.
 func (s *session) endings() string {
-	text := ""
+	var parts []string
 	for epoch := max(s.epoch, 6) - 5; epoch <= s.epoch; epoch++ {
-		text += fmt.Sprintf(" %d:%s", epoch, [...]string{"?", "asleep", "lost"}[s.ends[epoch]])
+		parts = append(parts, fmt.Sprintf("%d:%s", epoch, [...]string{"?", "asleep", "lost"}[s.ends[epoch]]))
 	}
-	return "[" + text + " ]"
+	return "[" + strings.Join(parts, " ") + "]"
 }

@@ -95,11 +95,7 @@ type Report struct {
 }
 
 func (r *Report) String() string {
-	text := r.Summary
-	for _, v := range r.Violations {
-		text += "\nVIOLATION " + v
-	}
-	return text + r.Logs
+	return strings.Join(append([]string{r.Summary}, r.Violations...), "\nVIOLATION ") + r.Logs
 }
 
 func (t *tally) report() *Report {
@@ -118,18 +114,10 @@ func (t *tally) report() *Report {
 		}
 		fmt.Fprintf(&b, "  %-22s %5d  %s\n", kind, total, strings.Join(parts, ", "))
 	}
-	fmt.Fprintf(&b, "  lives lost: %d%s\n", len(t.losses), list(t.losses))
+	fmt.Fprintf(&b, "  lives lost: %d%s\n", len(t.losses), strings.Join(append([]string{""}, t.losses...), "\n    "))
 	fmt.Fprintf(&b, "  longest without an answer after a fault was over: %v (%s)\n", t.recovery.Round(10*time.Millisecond), t.recovered)
 	fmt.Fprintf(&b, "  violations: %d", len(t.violations))
 	return &Report{Summary: b.String(), Violations: slices.Clone(t.violations)}
-}
-
-func list(lines []string) string {
-	text := ""
-	for _, line := range lines {
-		text += "\n    " + line
-	}
-	return text
 }
 
 // logs are the ends of what the parts have logged.

@@ -93,8 +93,8 @@ func (f *injector) all() []window {
 func (f *injector) cause() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for n := len(f.windows) - 1; n >= 0; n-- {
-		if w := f.windows[n]; w.fault.loses {
+	for _, w := range slices.Backward(f.windows) {
+		if w.fault.loses {
 			return fmt.Sprintf("%s (%d), %.1f s ago", w.fault.kind, w.n, time.Since(w.begin).Seconds())
 		}
 	}
