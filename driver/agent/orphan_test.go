@@ -73,7 +73,7 @@ func loseSession(t *testing.T, scope string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, pid := range strings.Fields(string(text)) {
+		for pid := range strings.FieldsSeq(string(text)) {
 			if err := os.WriteFile(filepath.Join(dir, "init", "cgroup.procs"), []byte(pid), 0); err != nil && !errors.Is(err, unix.ESRCH) {
 				t.Fatal(err)
 			}

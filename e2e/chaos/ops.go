@@ -309,7 +309,11 @@ func (w *worker) ghost(*session) {
 		w.mu.Unlock()
 		return
 	}
-	s := w.graves[w.rand.IntN(len(w.graves))]
+	graves := w.graves
+	if w.rand.IntN(2) == 0 {
+		graves = graves[max(0, len(graves)-2):] // what somebody may believe in still
+	}
+	s := graves[w.rand.IntN(len(graves))]
 	w.mu.Unlock()
 	w.haunt(s, w.any(), []string{"info", "read", "execute", "sleep", "preview"}[w.rand.IntN(5)])
 }

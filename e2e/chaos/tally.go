@@ -123,9 +123,9 @@ func (t *tally) report() *Report {
 // logs are the ends of what the parts have logged.
 func (r *run) logs() string {
 	const lines = 60
-	text := ""
+	var b strings.Builder
 	for _, part := range []string{"front-end", "front-end-1", "nomad-client", "nomad-client-1", "nomad-server", "consul"} {
-		text += fmt.Sprintf("\n==> end of the log of %s\n%s", part, r.Stack.Logs(part, lines))
+		fmt.Fprintf(&b, "\n==> end of the log of %s\n%s", part, r.Stack.Logs(part, lines))
 	}
-	return text
+	return b.String()
 }
