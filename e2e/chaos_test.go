@@ -19,11 +19,12 @@ import (
 // TestChaos uses sessions at random while parts of the system die, hang and
 // misbehave. CHAOS_TIME makes it longer, CHAOS_SEED has what an earlier run had, and
 // CHAOS_FAULTS, kinds with commas in between, has only some faults: see `make chaos`.
+// CHAOS_LOG names a file for the logs of the system's parts.
 func TestChaos(t *testing.T) {
 	if system.stack == nil {
 		t.Skip("it starts a system of its own, beside the one that the environment names")
 	}
-	o := chaos.Options{Seed: rand.Uint64N(1_000_000), Time: 40 * time.Second, Sessions: 20, Workers: 6, Progress: t.Logf}
+	o := chaos.Options{Seed: rand.Uint64N(1_000_000), Time: 40 * time.Second, Sessions: 20, Workers: 6, Progress: t.Logf, Log: os.Getenv("CHAOS_LOG")}
 	var err error
 	if text := os.Getenv("CHAOS_SEED"); text != "" {
 		if o.Seed, err = strconv.ParseUint(text, 10, 64); err != nil {

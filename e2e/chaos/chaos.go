@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"sync"
 	"time"
 
@@ -34,6 +35,8 @@ type Options struct {
 	Sessions, Workers int
 	// Faults, if not empty, are the only kinds of faults that come.
 	Faults []string
+	// Log, if not empty, is a file for the whole of all parts' logs.
+	Log string
 	// Progress is told what goes on. Default: nobody.
 	Progress func(format string, args ...any)
 }
@@ -85,25 +88,42 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 	}); err != nil {
 		return nil, err
 	}
-	defer func() {
-		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), 3*time.Minute, errors.New("the system is still there after 3 minutes"))
-		defer cancel()
-		if serr := r.Stop(ctx); serr != nil {
-			r.tally.violate(nil, "the system's end: %v", serr)
-		}
-	}()
 	for _, f := range r.Frontends {
 		r.apis = append(r.apis, client.New(f.URL, r.Keys[0].Key))
 	}
 	r.witness, r.faults = newWitness(r), newInjector(r)
-	if err := r.phases(); err != nil {
-		return nil, fmt.Errorf("%w\n%s", err, r.tally.report())
+	err = r.phases()
+	logs := r.logs()
+	if o.Log != "" {
+		err = errors.Join(err, r.keepLogs())
+	}
+	if serr := r.end(); serr != nil {
+		r.tally.violate(nil, "the system's end: %v", serr)
 	}
 	report := r.tally.report()
+	if err != nil {
+		return nil, fmt.Errorf("%w\n%s%s", err, report, logs)
+	}
 	if len(report.Violations) > 0 {
-		report.Logs = r.logs()
+		report.Logs = logs
 	}
 	return report, nil
+}
+
+// end stops the system, also when the run has no time left.
+func (r *run) end() error {
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(r.ctx), 3*time.Minute, errors.New("the system is still there after 3 minutes"))
+	defer cancel()
+	return r.Stop(ctx)
+}
+
+// keepLogs copies the parts' logs, which go with the system.
+func (r *run) keepLogs() error {
+	file, err := os.Create(r.Log)
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.CopyLogs(file), file.Close())
 }
 
 // phases are what a run consists of.
