@@ -88,7 +88,7 @@ func (s *Session) durability(told *Durability) *Durability {
 	if told == nil && s.State != StateDeepSleep && !s.Lost && s.Checkpoint.IsZero() {
 		return nil // its first life
 	}
-	var d Durability
+	d := Durability{Dirty: s.State != StateDeepSleep} // as long as nobody knows, nothing is safe
 	if told != nil {
 		d = *told
 	}

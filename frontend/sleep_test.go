@@ -515,6 +515,10 @@ func TestLostStaysTrue(t *testing.T) {
 		if err != nil || info.State != state || info.Durability == nil || info.Durability.Lost != lost || info.Durability.LastCheckpoint == "" {
 			t.Errorf("%+v %+v, %v, want lost %t", info, info.Durability, err, lost)
 		}
+		// Of a session that is awake somebody has to know that it is not.
+		if info.Durability != nil && info.Durability.Dirty == (state == frontend.StateDeepSleep) {
+			t.Errorf("%s, dirty: %t", state, info.Durability.Dirty)
+		}
 		if told.Lost || told.LastCheckpoint != "" {
 			t.Error("what the node told was changed")
 		}

@@ -20,7 +20,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/buntime/buntime/driver"
-	"github.com/buntime/buntime/driver/claim"
 	"github.com/buntime/buntime/driver/sandbox"
 	"github.com/buntime/buntime/driver/sandbox/cgroup"
 	"github.com/buntime/buntime/driver/sandbox/network"
@@ -35,10 +34,11 @@ const (
 	// and a few bridge the gap while the next is made.
 	readyWorkspaces = 4
 	// orphanGrace is how long after its start the plugin waits for Nomad to
-	// recover its tasks before it removes the sandboxes that none owns.
-	orphanGrace = time.Minute
-	// sweepEvery is how often what has no owner is looked for.
-	sweepEvery = 30 * time.Second
+	// recover its tasks before it removes the sandboxes that none owns, and
+	// sweepEvery how often these are looked for: together a minute, which is what
+	// nothing without an owner outlives.
+	orphanGrace = 50 * time.Second
+	sweepEvery  = 10 * time.Second
 )
 
 // Agent implements driver.Runtime.
@@ -49,6 +49,8 @@ type Agent struct {
 
 	snapshots  *snapshot.Repository
 	closeStore func() error
+	// lazily: the kernel lets a workspace be in use before all of it is there.
+	lazily bool
 
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
@@ -96,6 +98,10 @@ func open(ctx context.Context, config *driver.Config, log hclog.Logger, without 
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	a := &Agent{config: config, log: log, node: node, snapshots: snapshots, closeStore: closeStore, cancel: cancel, instances: make(map[*instance]struct{}), settled: time.Now()}
+	// Off: a plugin that is killed with a thread in a workspace that it serves itself does
+	// not end (found in TestNodes), and Nomad starts no other. A process of its own is to
+	// serve them.
+	a.lazily = false
 	a.tasks.Go(func() { a.sweep(ctx) })
 	a.tasks.Go(func() { a.keepFavour(ctx) })
 	return a, nil
@@ -188,54 +194,6 @@ func (a *Agent) Start(ctx context.Context, task *driver.Task) (driver.Instance, 
 	return i, nil
 }
 
-// nothingTimeout bounds what a task that could not start does after that.
-const nothingTimeout = 5 * time.Second
-
-// cameToNothing notes that a life of a session could not begin here, so that nobody
-// waits for it, or takes it for one whose node was lost with what it had.
-func (a *Agent) cameToNothing(ctx context.Context, task *driver.Task) error {
-	s := task.Session
-	if s == nil || s.Epoch <= 1 {
-		return nil
-	}
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), nothingTimeout, fmt.Errorf("not noted in %s", nothingTimeout))
-	defer cancel()
-	if _, ok, err := task.Rests.Last(ctx, s.Epoch); err != nil || !ok {
-		return err // there is nothing that it could be begun from elsewhere
-	}
-	_, err := task.Rests.Note(ctx, claim.Rest{Session: s.ID, Epoch: s.Epoch, Alloc: task.AllocID, Try: 1, Asleep: true}, 0)
-	if errors.Is(err, driver.ErrFenced) {
-		return nil // a front-end has given it up already
-	}
-	return err
-}
-
-// awaken returns what makes the workspace of a session that has lived before, nil
-// for one that has not.
-func (a *Agent) awaken(task *driver.Task) func(ctx context.Context, path string) error {
-	if task.Session.Epoch <= 1 {
-		return nil
-	}
-	return func(ctx context.Context, path string) error {
-		if own, _, err := task.Rests.Load(ctx, task.Session.Epoch); err != nil || own.Over() {
-			return errors.Join(err, fmt.Errorf("this life of the session is over before it has begun: %w", driver.ErrFenced))
-		}
-		last, ok, err := task.Rests.Last(ctx, task.Session.Epoch)
-		if err != nil {
-			return fmt.Errorf("find the session's last snapshot: %w", err)
-		}
-		if !ok {
-			return errors.New("the session has lived before, and nothing says where its workspace is")
-		}
-		key, err := task.Rests.Key(ctx)
-		if err != nil {
-			return err
-		}
-		who := snapshot.Session{ID: task.Session.ID, Key: key, Expires: task.Session.ExpiresAt}
-		return a.snapshots.Restore(ctx, who, last.Snapshot, path)
-	}
-}
-
 // Recover implements driver.Runtime.
 func (a *Agent) Recover(ctx context.Context, task *driver.Task, state []byte) (driver.Instance, error) {
 	st, err := sandbox.UnmarshalState(state)
@@ -254,6 +212,9 @@ func (a *Agent) Recover(ctx context.Context, task *driver.Task, state []byte) (d
 	case <-box.Done():
 		return i, nil
 	default:
+	}
+	if box.Lacking() {
+		i.goOn()
 	}
 	if err := i.reopen(ctx); err != nil {
 		// What it holds is worth more than that nobody reaches it now.

@@ -23,6 +23,7 @@ import (
 
 	"github.com/buntime/buntime/driver"
 	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/driver/sandbox"
 	"github.com/buntime/buntime/driver/snapshot/backend"
 )
@@ -380,6 +381,7 @@ func TestPreviewIsOfOneSession(t *testing.T) {
 		{f.task.Preview, "", 200, "none"},
 		{"ses-other.example.org", "Basic eDp5", 421, ""},
 		{"8080-ses-other.example.org", "", 421, ""},
+		{door.NodeHost, "", 421, ""},
 	} {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+f.task.Preview+"/", nil)
 		if err != nil {

@@ -91,6 +91,7 @@ func (i *instance) api(s *Session, token string) http.Handler {
 	want := []byte("Bearer " + token)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), want) != 1 {
+			w.Header().Set(door.MovedHeader, "1") // for who took this for the address of a preview
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}

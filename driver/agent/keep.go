@@ -187,6 +187,10 @@ func (k *keeper) trySave(ctx context.Context, final bool) error {
 	if err != nil {
 		return err
 	}
+	// What has not come is no change.
+	if err := s.box.Workspace().Complete(ctx); err != nil {
+		return err
+	}
 	w := &counted{Workspace: s.box.Workspace()}
 	files, err := s.files.count(ctx)
 	if err != nil {

@@ -55,19 +55,23 @@ func (s *Session) preview(token string, access driver.Access) http.Handler {
 		ErrorLog:     s.log.StandardLogger(nil),
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if access == driver.AccessFrontEnd && !frontEnd(r) {
-			http.Error(w, "Previews are reached through the front-end.", http.StatusForbidden)
-			return
-		}
 		host := door.ParseHost(r.Host)
 		switch {
+		case r.Host == door.NodeHost, host.Session != "" && host.Session != hostLabel(s.ID):
+			// Who comes here has an old address of that session, or of what another
+			// one's node did at it: its port is another's now, and what the visitor
+			// carries is none of its business.
+			w.Header().Set(door.MovedHeader, "1")
+			http.Error(w, "This address belongs to another session now. Try again.", http.StatusMisdirectedRequest)
+			return
+		case access == driver.AccessFrontEnd && !frontEnd(r):
+			if r.Header.Get(door.TokenHeader) != "" { // a front-end's for another life of this session
+				w.Header().Set(door.MovedHeader, "1")
+			}
+			http.Error(w, "Previews are reached through the front-end.", http.StatusForbidden)
+			return
 		case !door.Method(r.Method):
 			http.Error(w, "Previews take no "+r.Method+".", http.StatusMethodNotAllowed)
-			return
-		case host.Session != "" && host.Session != hostLabel(s.ID):
-			// Who comes here has an old address of that session: its port is
-			// another's now, and what the visitor carries is none of its business.
-			http.Error(w, "This address belongs to another session now. Try again.", http.StatusMisdirectedRequest)
 			return
 		case host.Port == 0:
 			http.Error(w, "There is no such port.", http.StatusBadRequest)

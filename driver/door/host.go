@@ -11,6 +11,12 @@ import (
 // PreviewPort is where a session's web server is expected.
 const PreviewPort = 8080
 
+// NodeHost is the host that a front-end asks for when it calls the API of a session's
+// node, at an address that may be out of date: the port may be that of another
+// session's previews by now, and what the request carries is none of its app's
+// business.
+const NodeHost = "node.buntime.invalid"
+
 // Host is what the first label of a preview's host name says.
 type Host struct {
 	// Session is the session's host label, "ses-…" in lower case; "" if the

@@ -23,6 +23,7 @@ const (
 	listenerFD
 	exitFD
 	statusFD
+	keptFD // may be missing; init does nothing with it, and it goes with init
 )
 
 // bootTimeout bounds the wait for the Boot, which comes right after the start.
@@ -33,7 +34,7 @@ const workspace = "/workspace"
 
 // Init is PID 1 of a sandbox. It returns when the sandbox has come to its end.
 func Init(ctx context.Context) error {
-	for fd := bootFD; fd <= statusFD; fd++ {
+	for fd := bootFD; fd <= keptFD; fd++ {
 		unix.CloseOnExec(fd)
 	}
 	status := os.NewFile(statusFD, "status")

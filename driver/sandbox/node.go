@@ -213,15 +213,44 @@ func (n *Node) Sweep(ctx context.Context) error {
 			continue
 		}
 		n.log.Warn("removing a sandbox that no task owns", "task", st.Task, "slot", slot)
-		box, err = n.Recover(ctx, st)
-		if err == nil {
-			err = box.Destroy(ctx)
-		}
-		if err != nil {
+		if err := n.removeOrphan(ctx, st); err != nil {
 			errs = append(errs, fmt.Errorf("remove sandbox of slot %d: %w", slot, err))
 		}
 	}
 	return errors.Join(append(errs, n.sweepParts())...)
+}
+
+// removeOrphan removes a sandbox that nobody owns. Parts of it may be missing while its
+// init is alive: whoever put it together was killed, or Nomad has cleaned up after
+// a task that it takes for one that never began. Without init the rest can go.
+func (n *Node) removeOrphan(ctx context.Context, st State) error {
+	box, err := n.Recover(ctx, st)
+	if err != nil {
+		if kerr := n.killInit(ctx, st); kerr != nil {
+			return errors.Join(err, kerr)
+		}
+		if box, err = n.Recover(ctx, st); err != nil {
+			return err
+		}
+	}
+	return box.Destroy(ctx)
+}
+
+// killInit ends a sandbox's init, and with it everything inside.
+func (n *Node) killInit(ctx context.Context, st State) error {
+	proc, err := find(st.Pid, st.Start, filepath.Join(n.slotDir(st.Slot), "exit"))
+	if err != nil {
+		return fmt.Errorf("find init of %s: %w", st.Task, err)
+	}
+	if err := proc.kill(); err != nil {
+		return fmt.Errorf("kill init of %s: %w", st.Task, err)
+	}
+	select {
+	case <-proc.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for init of %s to end: %w", st.Task, context.Cause(ctx))
+	}
 }
 
 // sweepParts removes the networks and workspaces of no sandbox.

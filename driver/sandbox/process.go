@@ -28,6 +28,18 @@ type initProcess struct {
 	exit  wire.Exit // valid once done is closed
 }
 
+// kept returns a descriptor of what init keeps, for the caller to close.
+func (p *initProcess) kept() (int, error) {
+	if p.pidfd == nil {
+		return 0, errors.New("take what init has kept: it has ended")
+	}
+	fd, err := unix.PidfdGetfd(int(p.pidfd.Fd()), keptFD, 0)
+	if err != nil {
+		return 0, fmt.Errorf("take what init has kept: %w", err)
+	}
+	return fd, nil
+}
+
 // watch begins to watch pid, a fresh child that waits to be booted.
 func watch(pid int, exitFile string) (*initProcess, error) {
 	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)

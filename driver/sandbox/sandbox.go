@@ -42,8 +42,9 @@ type Spec struct {
 	Disk  int64
 	Files int64
 	// Image, if not nil, makes the workspace's image at a path where there is
-	// nothing: one that was a workspace before. Disk is its size at most.
-	Image func(ctx context.Context, path string) error
+	// nothing: one that was a workspace before. Disk is its size at most. What it
+	// has to find again after a restart it may keep in the folder notes.
+	Image func(ctx context.Context, path, notes string) (workspace.Source, error)
 	Env   map[string]string
 	// Dirs are host directories by where they appear in the sandbox, writable,
 	// with owners as they are on the host.
@@ -82,6 +83,7 @@ type Sandbox struct {
 	proc      *initProcess
 	class     isolation
 	seen      lastSeen // of IsolationGVisor's units
+	lacking   bool
 
 	destroy sync.Mutex
 	gone    bool
@@ -156,7 +158,9 @@ func (s *Sandbox) gather(ctx context.Context, spec Spec) error {
 	})
 	g.Go(func() (err error) {
 		if spec.Image != nil {
-			s.workspace, err = s.node.workspaces.CreateFrom(ctx, s.workspaceID(), spec.Disk, spec.Image)
+			s.workspace, err = s.node.workspaces.CreateFrom(ctx, s.workspaceID(), spec.Disk, s.dir, func(ctx context.Context, path string) (workspace.Source, error) {
+				return spec.Image(ctx, path, s.dir)
+			})
 		} else {
 			s.workspace, err = s.node.workspaces.Create(ctx, s.workspaceID(), spec.Disk)
 		}
@@ -191,7 +195,14 @@ func (s *Sandbox) boot(spec Spec) error {
 	defer exit.Close()
 	defer stderr.Close()
 
-	p, err := spawn(s.node.init, s.network.NS(), listener, exit, stderr, s.group, s.Owner())
+	keep, err := s.workspace.Keep()
+	if err != nil {
+		return fmt.Errorf("have init keep the workspace: %w", err)
+	}
+	if keep >= 0 {
+		defer unix.Close(keep)
+	}
+	p, err := spawn(s.node.init, s.network.NS(), listener, exit, stderr, keep, s.group, s.Owner())
 	if err != nil {
 		return err
 	}
@@ -257,7 +268,8 @@ func (n *Node) Recover(ctx context.Context, st State) (*Sandbox, error) {
 	default:
 		return nil, fmt.Errorf("find cgroups of %s: %w", st.Task, err)
 	}
-	if s.workspace, err = n.workspaces.Open(ctx, s.workspaceID()); err != nil && !s.ended() {
+	s.workspace, s.lacking, err = n.workspaces.OpenFrom(ctx, s.workspaceID(), s.dir, s.proc.kept)
+	if err != nil && !s.ended() {
 		return nil, fmt.Errorf("find workspace of %s: %w", st.Task, err)
 	}
 	switch {
@@ -309,6 +321,13 @@ func (s *Sandbox) Network() *network.Network { return s.network }
 // Workspace is the sandbox's file system.
 func (s *Sandbox) Workspace() *workspace.Workspace { return s.workspace }
 
+// Lacking says whether the workspace waits for workspace.Supply: the sandbox was
+// recovered, and its Spec had an Image with a Source.
+func (s *Sandbox) Lacking() bool { return s.lacking }
+
+// Notes is the folder that Spec.Image was given.
+func (s *Sandbox) Notes() string { return s.dir }
+
 // Owner is the host id of init, which is uid 0 inside.
 func (s *Sandbox) Owner() int {
 	if s.state.Owner == 0 {
@@ -352,6 +371,9 @@ func (s *Sandbox) Exit() wire.Exit { return s.proc.exit }
 
 // Kill ends everything in the sandbox at once. Done is closed soon after.
 func (s *Sandbox) Kill() error {
+	if s.workspace != nil {
+		s.workspace.Abandon() // no process can be killed that waits for it
+	}
 	if err := s.proc.kill(); err != nil {
 		return fmt.Errorf("kill init of %s: %w", s.state.Task, err)
 	}

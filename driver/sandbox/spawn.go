@@ -22,9 +22,12 @@ import (
 )
 
 // initFD is the least number of the descriptor that a new init is run from. Its
-// own, from 0 to 6, are put into place before, and those in their way are moved
+// own, from 0 to 7, are put into place before, and those in their way are moved
 // past the highest of them: few processes have as many open.
 const initFD = 256
+
+// keptFD is the descriptor that init only keeps (workspace.Keep), if there is one.
+const keptFD = 7
 
 // loadInit copies the init binary into sealed memory. Every sandbox runs this
 // one copy: what a sandbox reaches through /proc/1/exe is no file of the host
@@ -69,8 +72,9 @@ type process struct {
 
 // spawn clones init into namespaces of its own, into netns and into group.
 // uidBase is the first of the 65,536 host ids that the sandbox's ids are mapped
-// to. What init has to say when it comes to a bad end goes to stderr.
-func spawn(init, netns, listener, exit, stderr *os.File, group *cgroup.Group, uidBase int) (*process, error) {
+// to. What init has to say when it comes to a bad end goes to stderr. keep, unless it
+// is negative, is a descriptor for init to keep.
+func spawn(init, netns, listener, exit, stderr *os.File, keep int, group *cgroup.Group, uidBase int) (*process, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("create boot socket: %w", err)
@@ -108,6 +112,9 @@ func spawn(init, netns, listener, exit, stderr *os.File, group *cgroup.Group, ui
 			Credential:                 &syscall.Credential{},
 			Setsid:                     true,
 		},
+	}
+	if keep >= 0 {
+		attr.Files = append(attr.Files, uintptr(keep)) // becomes keptFD
 	}
 	exe := fmt.Sprintf("/proc/self/fd/%d", init.Fd())
 	pid, err := inNetNS(netns, func() (int, error) {

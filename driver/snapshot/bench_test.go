@@ -231,8 +231,9 @@ func snapshotter(b *testing.B, r, there *Repository) way {
 			return stats.Uploaded
 		},
 		wake: func(m *workspace.Manager, id string, _ int64) (*workspace.Workspace, error) {
-			return m.CreateFrom(b.Context(), id, p.Size, func(ctx context.Context, path string) error {
-				return there.Restore(ctx, session, p, path)
+			arrived := filepath.Join(b.TempDir(), "arrived")
+			return m.CreateFrom(b.Context(), id, p.Size, b.TempDir(), func(ctx context.Context, path string) (workspace.Source, error) {
+				return there.RestoreLazily(ctx, session, p, path, arrived)
 			})
 		},
 	}

@@ -145,12 +145,26 @@ func newWorkspace(t testing.TB, m *workspace.Manager, size int64) *workspace.Wor
 	return w
 }
 
-// restored makes a workspace from a snapshot.
+// restored makes a workspace from a snapshot, all of it at once.
 func restored(t testing.TB, m *workspace.Manager, r *Repository, s Session, p Pointer) *workspace.Workspace {
 	t.Helper()
-	w, err := m.CreateFrom(t.Context(), fmt.Sprintf("w%d", ids.Add(1)), p.Size, func(ctx context.Context, path string) error {
-		return r.Restore(ctx, s, p, path)
+	return restoredBy(t, m, p, func(ctx context.Context, path string) (workspace.Source, error) {
+		return nil, r.Restore(ctx, s, p, path)
 	})
+}
+
+// restoredLazily makes one that is there before its content.
+func restoredLazily(t testing.TB, m *workspace.Manager, r *Repository, s Session, p Pointer) *workspace.Workspace {
+	t.Helper()
+	arrived := filepath.Join(t.TempDir(), "arrived")
+	return restoredBy(t, m, p, func(ctx context.Context, path string) (workspace.Source, error) {
+		return r.RestoreLazily(ctx, s, p, path, arrived)
+	})
+}
+
+func restoredBy(t testing.TB, m *workspace.Manager, p Pointer, fill workspace.Fill) *workspace.Workspace {
+	t.Helper()
+	w, err := m.CreateFrom(t.Context(), fmt.Sprintf("w%d", ids.Add(1)), p.Size, t.TempDir(), fill)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -71,7 +71,7 @@ func FuzzManifest(f *testing.F) {
 				t.Errorf("chunk %d: %+v of %+v of %+v", i, c, c.frame, o)
 			}
 		}
-		for _, p := range m.chunks.pieces() {
+		for _, p := range pieces(m.chunks.wanted(), maxObject) {
 			if p.size > maxObject || p.offset+p.size > p.object.size {
 				t.Errorf("piece %+v", p)
 			}

@@ -4,10 +4,12 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -39,67 +41,98 @@ func (r *Repository) restore(ctx context.Context, s Session, p Pointer, path str
 		return fmt.Errorf("wait for other restores: %w", err)
 	}
 	defer func() { <-r.restores }()
-	c, err := newCiphers(s)
+	job, m, err := r.prepare(ctx, s, p)
 	if err != nil {
 		return err
 	}
-	m, err := r.loadManifest(ctx, s, p)
-	if err != nil {
+	if job.image, err = create(path, m.size); err != nil {
 		return err
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return fmt.Errorf("create image: %w", err)
 	}
 	defer func() {
-		if err = errors.Join(err, f.Close()); err != nil {
+		if err = errors.Join(err, job.image.Close()); err != nil {
 			os.Remove(path)
 		}
 	}()
-	if err := f.Truncate(m.size); err != nil {
-		return fmt.Errorf("create image: %w", err)
-	}
-	job := restore{r: r, ciphers: c, image: f, size: m.size}
-	if err := job.run(ctx, m.chunks.pieces()); err != nil {
+	if err := job.all(ctx, pieces(m.chunks.wanted(), maxObject)); err != nil {
 		return err
 	}
 	r.remember(s.ID, state{p.Digest, m.chunks, true})
 	return nil
 }
 
-// piece is a part of an object that is fetched at once.
-type piece struct {
-	object       *object
-	offset, size int
-	frames       []wanted
+// prepare loads what a restore has to know. Its image is missing yet.
+func (r *Repository) prepare(ctx context.Context, s Session, p Pointer) (*restore, manifest, error) {
+	c, err := newCiphers(s)
+	if err != nil {
+		return nil, manifest{}, err
+	}
+	m, err := r.loadManifest(ctx, s, p)
+	if err != nil {
+		return nil, manifest{}, err
+	}
+	return &restore{r: r, ciphers: c, size: m.size}, m, nil
+}
+
+// create makes an image that is zero.
+func create(path string, size int64) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("create image: %w", err)
+	}
+	if err := f.Truncate(size); err != nil {
+		return nil, errors.Join(fmt.Errorf("create image: %w", err), f.Close(), os.Remove(path))
+	}
+	return f, nil
 }
 
 // wanted is a frame, and those of its chunks that are needed.
 type wanted struct {
 	*frame
+	number int // of it among all that are wanted
 	chunks []numbered
 }
 
-// pieces lists what has to be fetched for the chunks.
-func (t table) pieces() []piece {
-	var list []piece
-	var last *frame
+// wanted lists the frames as they are stored, with their chunks.
+func (t table) wanted() []*wanted {
+	var list []*wanted
 	for _, c := range t.sorted() {
-		if c.frame == last {
-			p := &list[len(list)-1]
-			w := &p.frames[len(p.frames)-1]
-			w.chunks = append(w.chunks, c)
-			continue
+		if len(list) == 0 || list[len(list)-1].frame != c.frame {
+			list = append(list, &wanted{frame: c.frame, number: len(list)})
 		}
-		f := c.frame
-		if last == nil || last.object != f.object || list[len(list)-1].offset+list[len(list)-1].size+gap < f.offset {
+		w := list[len(list)-1]
+		w.chunks = append(w.chunks, c)
+	}
+	return list
+}
+
+// piece is a part of an object that is fetched at once.
+type piece struct {
+	object       *object
+	offset, size int
+	frames       []*wanted
+}
+
+func (p *piece) end() int { return p.offset + p.size }
+
+// first is the first chunk of the image that the piece has.
+func (p *piece) first() uint32 {
+	return slices.MinFunc(p.frames, func(a, b *wanted) int { return cmp.Compare(a.chunks[0].index, b.chunks[0].index) }).chunks[0].index
+}
+
+// pieces lists what has to be fetched for frames, which are in the order that they
+// are stored in: pieces of about size bytes at most, those first that have the
+// beginning of the image.
+func pieces(frames []*wanted, size int) []piece {
+	var list []piece
+	for _, f := range frames {
+		if n := len(list); n == 0 || list[n-1].object != f.object || list[n-1].size >= size || list[n-1].end()+gap < f.offset {
 			list = append(list, piece{object: f.object, offset: f.offset})
 		}
 		p := &list[len(list)-1]
 		p.size = f.offset + f.size - p.offset
-		p.frames = append(p.frames, wanted{f, []numbered{c}})
-		last = f
+		p.frames = append(p.frames, f)
 	}
+	slices.SortStableFunc(list, func(a, b piece) int { return cmp.Compare(a.first(), b.first()) })
 	return list
 }
 
@@ -109,17 +142,18 @@ type restore struct {
 	ciphers *ciphers
 	image   *os.File
 	size    int64
+	// written, unless nil, is told of each frame whose chunks are in the image.
+	written func(*wanted) error
 }
 
-func (j *restore) run(ctx context.Context, pieces []piece) error {
+// all fetches pieces.
+func (j *restore) all(ctx context.Context, pieces []piece) error {
 	g, ctx := errgroup.WithContext(ctx)
 	var next atomic.Int64
 	for range min(j.r.config.Workers, len(pieces)) {
 		g.Go(func() error {
-			b := buffers.Get().(*buffer)
-			defer buffers.Put(b)
 			for n := next.Add(1) - 1; n < int64(len(pieces)); n = next.Add(1) - 1 {
-				if err := j.piece(ctx, pieces[n], b.sealed[:], b.plain[:]); err != nil {
+				if err := j.piece(ctx, pieces[n]); err != nil {
 					return err
 				}
 			}
@@ -129,7 +163,7 @@ func (j *restore) run(ctx context.Context, pieces []piece) error {
 	return g.Wait()
 }
 
-// buffer is what a worker needs.
+// buffer is what it takes to fetch a piece.
 type buffer struct {
 	sealed [maxObject]byte
 	plain  [frameSize]byte
@@ -138,16 +172,18 @@ type buffer struct {
 var buffers = sync.Pool{New: func() any { return new(buffer) }}
 
 // piece fetches a piece and writes its chunks into the image.
-func (j *restore) piece(ctx context.Context, p piece, sealed, plain []byte) error {
+func (j *restore) piece(ctx context.Context, p piece) error {
+	b := buffers.Get().(*buffer)
+	defer buffers.Put(b)
 	name := j.ciphers.session + "/" + p.object.name
-	sealed = sealed[:p.size]
+	sealed := b.sealed[:p.size]
 	var err error
 	for range tries {
 		if err := j.r.store.Get(ctx, name, int64(p.offset), sealed); err != nil {
 			return err
 		}
 		// It is as well to do again what was done before the damage was met.
-		if err = j.frames(p, sealed, plain); !errors.Is(err, ErrCorrupt) {
+		if err = j.frames(p, sealed, b.plain[:]); !errors.Is(err, ErrCorrupt) {
 			break
 		}
 	}
@@ -170,7 +206,11 @@ func (j *restore) frames(p piece, sealed, plain []byte) error {
 		if len(data) != w.count*chunkSize {
 			return fmt.Errorf("%w: frame at %d has %d bytes, not %d chunks", ErrCorrupt, w.offset, len(data), w.count)
 		}
-		if err := j.write(w.chunks, data); err != nil {
+		err = j.write(w.chunks, data)
+		if err == nil && j.written != nil {
+			err = j.written(w)
+		}
+		if err != nil {
 			return err
 		}
 	}

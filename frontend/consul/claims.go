@@ -26,7 +26,7 @@ const pollLimit = time.Minute
 
 // Claim implements frontend.Store.
 func (s *Store) Claim(ctx context.Context, id string, epoch uint64) (claim.Claim, error) {
-	pair, _, err := s.client.KV().Get(claim.Key(s.prefix, id, epoch), new(api.QueryOptions).WithContext(ctx))
+	pair, _, err := s.client.KV().Get(claim.Key(s.prefix, id, epoch), latest(ctx))
 	if err != nil {
 		return claim.Claim{}, unavailable(err, "read claim of %s", id)
 	}
@@ -65,7 +65,7 @@ func (s *Store) Traces(ctx context.Context) ([]string, error) {
 		claim.DataKey(s.prefix, ""),
 	} {
 		// With a separator Consul answers with what is directly in the folder.
-		keys, _, err := s.client.KV().Keys(folder, "/", new(api.QueryOptions).WithContext(ctx))
+		keys, _, err := s.client.KV().Keys(folder, "/", latest(ctx))
 		if err != nil {
 			return nil, unavailable(err, "list %s", folder)
 		}
@@ -92,7 +92,7 @@ func (s *Store) Prune(ctx context.Context, id string, before uint64) error {
 		}
 	}
 	folder := claim.Folder(s.prefix, id)
-	claims, _, err := s.client.KV().Keys(folder, "", new(api.QueryOptions).WithContext(ctx))
+	claims, _, err := s.client.KV().Keys(folder, "", latest(ctx))
 	if err != nil {
 		return unavailable(err, "list %s", folder)
 	}
@@ -133,7 +133,7 @@ func (s *Store) Rest(ctx context.Context, id string, epoch uint64) (claim.Rest, 
 }
 
 func (s *Store) rest(ctx context.Context, id string, epoch uint64) (rest claim.Rest, version uint64, err error) {
-	pair, _, err := s.client.KV().Get(claim.RestKey(s.prefix, id, epoch), new(api.QueryOptions).WithContext(ctx))
+	pair, _, err := s.client.KV().Get(claim.RestKey(s.prefix, id, epoch), latest(ctx))
 	if err != nil {
 		return rest, 0, unavailable(err, "read rest of %s", id)
 	}

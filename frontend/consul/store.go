@@ -115,6 +115,14 @@ func (s *Store) entry(r *frontend.Session) string {
 	return s.account(r.Account) + r.ID
 }
 
+// latest is for reads that something follows from. A Consul server that has just
+// started, or become leader, answers others before it has applied all that it has
+// acknowledged: a session would seem not to be there, and be ended as one that has no
+// record.
+func latest(ctx context.Context) *api.QueryOptions {
+	return (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx)
+}
+
 // Create implements frontend.Store.
 func (s *Store) Create(ctx context.Context, r *frontend.Session) error {
 	ops, err := s.writes(r, 0)
@@ -179,7 +187,7 @@ func (s *Store) change(ctx context.Context, r *frontend.Session, ops api.KVTxnOp
 
 // Get implements frontend.Store.
 func (s *Store) Get(ctx context.Context, id string) (*frontend.Session, error) {
-	pair, _, err := s.client.KV().Get(s.record(id), new(api.QueryOptions).WithContext(ctx))
+	pair, _, err := s.client.KV().Get(s.record(id), latest(ctx))
 	if err != nil {
 		return nil, unavailable(err, "read record of %s", id)
 	}
@@ -197,7 +205,7 @@ func (s *Store) GetMany(ctx context.Context, ids []string) ([]*frontend.Session,
 		for _, id := range some {
 			ops = append(ops, &api.KVTxnOp{Verb: api.KVGetOrEmpty, Key: s.record(id)})
 		}
-		ok, answer, _, err := s.client.KV().Txn(ops, new(api.QueryOptions).WithContext(ctx))
+		ok, answer, _, err := s.client.KV().Txn(ops, latest(ctx))
 		if err != nil {
 			return nil, unavailable(err, "read %d records", len(some))
 		}
@@ -254,7 +262,7 @@ func (s *Store) Account(ctx context.Context, account string) ([]frontend.Entry, 
 }
 
 func (s *Store) list(ctx context.Context, folder string) (api.KVPairs, error) {
-	pairs, _, err := s.client.KV().List(folder, new(api.QueryOptions).WithContext(ctx))
+	pairs, _, err := s.client.KV().List(folder, latest(ctx))
 	if err != nil {
 		return nil, unavailable(err, "list %s", folder)
 	}
@@ -263,7 +271,7 @@ func (s *Store) list(ctx context.Context, folder string) (api.KVPairs, error) {
 
 // Ready implements frontend.Store.
 func (s *Store) Ready(ctx context.Context) error {
-	_, _, err := s.client.KV().Get(s.prefix+"/ready", new(api.QueryOptions).WithContext(ctx))
+	_, _, err := s.client.KV().Get(s.prefix+"/ready", latest(ctx))
 	if err != nil {
 		return unavailable(err, "ask Consul")
 	}

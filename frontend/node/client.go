@@ -105,6 +105,7 @@ func (c *Client) Do(ctx context.Context, s *frontend.Session, r Request) (*http.
 	if r.Header != nil {
 		req.Header = r.Header.Clone()
 	}
+	req.Host = door.NodeHost
 	req.Header.Set("Authorization", "Bearer "+claim.Token(c.secret, s.ID, s.Claim.Epoch))
 	if r.Body != nil {
 		req.Header.Set("Content-Type", "application/json")
@@ -113,7 +114,8 @@ func (c *Client) Do(ctx context.Context, s *frontend.Session, r Request) (*http.
 	if err != nil {
 		return nil, fmt.Errorf("%s %s on node of %s at %s: %w", r.Method, r.Path, s.ID, s.Claim.API, classify(ctx, err))
 	}
-	if res.StatusCode == http.StatusUnauthorized || res.StatusCode == http.StatusGone {
+	switch res.StatusCode {
+	case http.StatusUnauthorized, http.StatusGone, http.StatusMisdirectedRequest: // the last is of another's previews
 		res.Body.Close()
 		return nil, fmt.Errorf("%s %s on node of %s at %s: %w (status %d)", r.Method, r.Path, s.ID, s.Claim.API, ErrMoved, res.StatusCode)
 	}

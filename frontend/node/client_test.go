@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/frontend"
 	"github.com/buntime/buntime/frontend/node"
 )
@@ -73,8 +74,14 @@ func TestErrors(t *testing.T) {
 	}{
 		"nobody listens":  {&frontend.Session{ID: "ses_a", Claim: claim.Claim{Epoch: 7, API: strings.TrimPrefix(gone.URL, "http://")}}, node.ErrUnreachable},
 		"another's token": {at(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) }), node.ErrMoved},
-		"gone":            {at(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(410) }), node.ErrMoved},
-		"broken":          {at(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }), node.ErrLost},
+		"another's previews": {at(t, func(w http.ResponseWriter, r *http.Request) {
+			if r.Host != door.NodeHost {
+				t.Errorf("asks for host %q", r.Host)
+			}
+			w.WriteHeader(421)
+		}), node.ErrMoved},
+		"gone":   {at(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(410) }), node.ErrMoved},
+		"broken": {at(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }), node.ErrLost},
 	} {
 		res, err := c.Do(t.Context(), tc.session, post)
 		if !errors.Is(err, tc.want) {

@@ -193,7 +193,8 @@ func (f follower) RoundTrip(r *http.Request) (*http.Response, error) {
 		attended, answered := f.h.sessions.Attend(r.Context(), sess)
 		res, err := f.h.transport.RoundTrip(r.WithContext(attended))
 		answered()
-		gone := err == nil && res.StatusCode == http.StatusGone && res.Header.Get(door.MovedHeader) != ""
+		// Asleep, or an address that is another session's by now.
+		gone := err == nil && res.Header.Get(door.MovedHeader) != ""
 		silent := err != nil && errors.Is(context.Cause(attended), frontend.ErrSilent)
 		switch {
 		case silent && !harmless(r):
@@ -221,7 +222,12 @@ func (f follower) RoundTrip(r *http.Request) (*http.Response, error) {
 		f.h.address(r, sess)
 		r.Body = body
 	}
-	return f.h.transport.RoundTrip(r)
+	res, err := f.h.transport.RoundTrip(r)
+	if err == nil && res.Header.Get(door.MovedHeader) != "" { // not the app's words
+		res.Body.Close()
+		return nil, frontend.Unavailable("the session is on its way to another node; try again")
+	}
+	return res, err
 }
 
 // harmless says whether a request may be sent again that has maybe been done.

@@ -20,6 +20,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/frontend"
 	"github.com/buntime/buntime/frontend/frontendtest"
 	"github.com/buntime/buntime/frontend/preview"
@@ -306,6 +307,27 @@ func TestMoved(t *testing.T) {
 	})
 	if status, body := w.get(t, w.host()); body != "elsewhere" {
 		t.Errorf("%d %q", status, body)
+	}
+}
+
+// TestAnothersAddress: the port that the record has is that of another session by now,
+// whose node says so. The visitor hears nothing of that.
+func TestAnothersAddress(t *testing.T) {
+	for _, status := range []int{http.StatusMisdirectedRequest, http.StatusForbidden, http.StatusUnauthorized, http.StatusGone} {
+		w := newWorld(t)
+		w.answers(func(out http.ResponseWriter, _ *http.Request) {
+			out.Header().Set(door.MovedHeader, "1")
+			out.WriteHeader(status)
+		})
+		if got, body := w.get(t, w.host()); got != 503 || !strings.Contains(body, "service_unavailable") {
+			t.Errorf("after %d from the node: %d %s", status, got, body)
+		}
+		other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "elsewhere") }))
+		defer other.Close()
+		w.place(t, 2, strings.TrimPrefix(other.URL, "http://"))
+		if got, body := w.get(t, w.host()); body != "elsewhere" {
+			t.Errorf("after %d from the node: %d %q", status, got, body)
+		}
 	}
 }
 

@@ -46,8 +46,8 @@ func TestFreeze(t *testing.T) {
 		t.Error(err)
 	}
 
-	again, err := m.CreateFrom(t.Context(), "b", testSize, func(_ context.Context, path string) error {
-		return os.Rename(copied, path)
+	again, err := m.CreateFrom(t.Context(), "b", testSize, "", func(_ context.Context, path string) (Source, error) {
+		return nil, os.Rename(copied, path)
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -120,14 +120,14 @@ func TestFrozenEnds(t *testing.T) {
 func TestCreateFromFails(t *testing.T) {
 	m := newManager(t, Config{})
 	broken := errors.New("broken")
-	_, err := m.CreateFrom(t.Context(), "a", testSize, func(_ context.Context, path string) error {
-		return errors.Join(os.WriteFile(path, []byte("half"), 0o600), broken)
+	_, err := m.CreateFrom(t.Context(), "a", testSize, "", func(_ context.Context, path string) (Source, error) {
+		return nil, errors.Join(os.WriteFile(path, []byte("half"), 0o600), broken)
 	})
 	if !errors.Is(err, broken) {
 		t.Errorf("got %v", err)
 	}
-	_, err = m.CreateFrom(t.Context(), "a", testSize, func(_ context.Context, path string) error {
-		return os.WriteFile(path, make([]byte, testSize), 0o600)
+	_, err = m.CreateFrom(t.Context(), "a", testSize, "", func(_ context.Context, path string) (Source, error) {
+		return nil, os.WriteFile(path, make([]byte, testSize), 0o600)
 	})
 	if err == nil {
 		t.Error("mounted zeroes")

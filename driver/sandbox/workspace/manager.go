@@ -5,8 +5,10 @@ package workspace
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -133,10 +135,14 @@ func (m *Manager) Create(ctx context.Context, id string, size int64) (*Workspace
 	return m.adopt(ctx, w, id, path)
 }
 
-// CreateFrom is Create with an image that fill makes, at a path where there is
-// nothing: one that a workspace had before. size is how large the image will be
-// at most. What fill has left when it fails is removed.
-func (m *Manager) CreateFrom(ctx context.Context, id string, size int64, fill func(ctx context.Context, path string) error) (*Workspace, error) {
+// Fill makes an image at a path where there is nothing: one that a workspace had
+// before. It is all there when Fill returns, or as much of it as the Source says.
+type Fill func(ctx context.Context, path string) (Source, error)
+
+// CreateFrom is Create with an image that fill makes. size is how large it will be
+// at most. What fill has left when it fails is removed. notes is a folder for what
+// OpenFrom has to know.
+func (m *Manager) CreateFrom(ctx context.Context, id string, size int64, notes string, fill Fill) (*Workspace, error) {
 	path, err := m.path(id)
 	if err != nil {
 		return nil, err
@@ -144,11 +150,37 @@ func (m *Manager) CreateFrom(ctx context.Context, id string, size int64, fill fu
 	if err := m.checkSpace(size); err != nil {
 		return nil, fmt.Errorf("create workspace %s: %w", id, err)
 	}
-	w, err := m.buildWith(func(path string) error { return fill(ctx, path) }, restoredMode)
+	var source Source
+	w, err := m.buildWith(func(path string) error {
+		source, err = fill(ctx, path)
+		return err
+	}, func(image *os.File) (*Workspace, error) {
+		if source == nil {
+			return m.mountImage(image, loop.Attach, restoredMode)
+		}
+		return m.mountIncoming(image, source)
+	})
+	if err == nil && w.incoming != nil {
+		if err = w.incoming.bound.note(notes); err != nil {
+			err = errors.Join(err, w.Destroy(ctx))
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("create workspace %s: %w", id, err)
 	}
 	return m.adopt(ctx, w, id, path)
+}
+
+// mountIncoming mounts an image of which not all need be there. It takes source over.
+func (m *Manager) mountIncoming(image *os.File, source Source) (*Workspace, error) {
+	i := newIncoming(image)
+	i.supply(source)
+	w, err := m.mountImage(image, func(_ *os.File, mode loop.Mode) (*os.File, error) { return i.attach(mode) }, loopMode)
+	if err != nil {
+		return nil, errors.Join(err, i.close())
+	}
+	w.incoming = i
+	return w, nil
 }
 
 // adopt gives a workspace that is ready its id, and path.
@@ -164,11 +196,51 @@ func (m *Manager) adopt(ctx context.Context, w *Workspace, id, path string) (*Wo
 // whether or not a sandbox has it mounted. An error wraps fs.ErrNotExist if there
 // is none.
 func (m *Manager) Open(_ context.Context, id string) (*Workspace, error) {
+	return m.open(id, func(image *os.File) (*Workspace, error) { return m.mountImage(image, loop.Find, loopMode) })
+}
+
+// OpenFrom is Open for a workspace that CreateFrom has made in an earlier process,
+// with the same notes. kept returns the descriptor that was kept of it (Workspace.Keep).
+// If lacking, it waits for Supply.
+func (m *Manager) OpenFrom(ctx context.Context, id, notes string, kept func() (int, error)) (w *Workspace, lacking bool, err error) {
+	text, err := os.ReadFile(filepath.Join(notes, noteFile))
+	if errors.Is(err, fs.ErrNotExist) { // all of it was there at once
+		w, err := m.Open(ctx, id)
+		return w, false, err
+	}
+	var b bound
+	if err == nil {
+		err = json.Unmarshal(text, &b)
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("read what workspace %s is bound to: %w", id, err)
+	}
+	w, err = m.open(id, func(image *os.File) (*Workspace, error) {
+		dev, err := kept()
+		if err != nil {
+			return nil, err
+		}
+		i := newIncoming(image)
+		if err := i.resume(dev, b); err != nil {
+			return nil, err
+		}
+		w, err := m.mountImage(image, func(*os.File, loop.Mode) (*os.File, error) { return loop.Open(b.Loop, b.Identity) }, loopMode)
+		if err != nil {
+			return nil, errors.Join(err, i.close())
+		}
+		w.incoming = i
+		return w, nil
+	})
+	return w, err == nil, err
+}
+
+// open opens the image of a workspace, has mount mount it, and thaws it.
+func (m *Manager) open(id string, mount func(image *os.File) (*Workspace, error)) (*Workspace, error) {
 	path, err := m.path(id)
 	if err != nil {
 		return nil, err
 	}
-	w, err := m.openImage(path, loop.Find, loopMode)
+	w, err := m.openImage(path, mount)
 	if err != nil {
 		return nil, fmt.Errorf("open workspace %s: %w", id, err)
 	}
@@ -180,17 +252,23 @@ func (m *Manager) Open(_ context.Context, id string) (*Workspace, error) {
 	return w, nil
 }
 
-// openImage mounts the image at path, on the loop device that find returns.
-func (m *Manager) openImage(path string, find func(*os.File, loop.Mode) (*os.File, error), mode loop.Mode) (_ *Workspace, err error) {
+// openImage opens the image at path and has mount mount it.
+func (m *Manager) openImage(path string, mount func(image *os.File) (*Workspace, error)) (*Workspace, error) {
 	image, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			image.Close()
-		}
-	}()
+	w, err := mount(image)
+	if err != nil {
+		image.Close()
+		return nil, err
+	}
+	w.path = path
+	return w, nil
+}
+
+// mountImage mounts an image on the loop device that find returns.
+func (m *Manager) mountImage(image *os.File, find func(*os.File, loop.Mode) (*os.File, error), mode loop.Mode) (*Workspace, error) {
 	dev, err := find(image, mode)
 	if err != nil {
 		return nil, err
@@ -200,7 +278,7 @@ func (m *Manager) openImage(path string, find func(*os.File, loop.Mode) (*os.Fil
 	if err != nil {
 		return nil, err
 	}
-	return &Workspace{manager: m, dev: dev.Name(), mount: mnt, image: image, path: path}, nil
+	return &Workspace{manager: m, dev: dev.Name(), mount: mnt, image: image}, nil
 }
 
 // build makes a workspace among the ready ones.
@@ -212,18 +290,18 @@ func (m *Manager) build(ctx context.Context, size int64) (*Workspace, error) {
 	if err != nil {
 		return nil, err
 	}
-	return m.buildWith(t.create, loopMode)
+	return m.buildWith(t.create, func(image *os.File) (*Workspace, error) { return m.mountImage(image, loop.Attach, loopMode) })
 }
 
 // buildWith makes a workspace of the image that create makes.
-func (m *Manager) buildWith(create func(path string) error, mode loop.Mode) (*Workspace, error) {
+func (m *Manager) buildWith(create func(path string) error, mount func(image *os.File) (*Workspace, error)) (*Workspace, error) {
 	name := fmt.Sprintf("new-%d", m.serial.Add(1))
 	path := filepath.Join(m.config.Dir, readyDir, name+suffix)
 	if err := create(path); err != nil {
 		_ = os.Remove(path)
 		return nil, err
 	}
-	w, err := m.openImage(path, loop.Attach, mode)
+	w, err := m.openImage(path, mount)
 	if err != nil {
 		_ = os.Remove(path)
 		return nil, err

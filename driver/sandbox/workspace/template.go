@@ -94,7 +94,7 @@ func makeTemplate(ctx context.Context, mkfs, dir string, size int64) (*template,
 // removeLostFound removes a directory that mkfs.ext4 always makes, here and not
 // in each workspace: it takes 0.6 ms.
 func removeLostFound(ctx context.Context, image *os.File) error {
-	info, err := image.Stat()
+	id, err := loop.IdentityOf(image)
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func removeLostFound(ctx context.Context, image *os.File) error {
 	if err := errors.Join(err, mnt.Close(), dev.Close()); err != nil {
 		return err
 	}
-	return untilUnbound(ctx, dev.Name(), info)
+	return untilUnbound(ctx, dev.Name(), id)
 }
 
 // readPieces reads what is not a hole in f.

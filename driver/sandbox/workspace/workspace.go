@@ -47,6 +47,9 @@ type Workspace struct {
 	dev     string // path of the loop device
 	mount   *os.File
 	image   *os.File // held open, which also keeps its inode number from new images
+	// incoming stands between dev and image where not all of image was there at first;
+	// else nil.
+	incoming *incoming
 
 	mu   sync.Mutex
 	path string // of image; "" once destroyed
@@ -105,7 +108,11 @@ func (w *Workspace) Usage() (Usage, error) {
 // Close lets go of the workspace and leaves it for Open. A sandbox that has it
 // goes on.
 func (w *Workspace) Close() error {
-	return errors.Join(w.Thaw(), w.mount.Close(), w.image.Close())
+	err := errors.Join(w.Thaw(), w.mount.Close())
+	if w.incoming != nil { // what waits goes on in the process that opens it
+		err = errors.Join(err, w.incoming.close())
+	}
+	return errors.Join(err, w.image.Close())
 }
 
 // Destroy drops the workspace: at once from sight, and from the disk in the
@@ -132,6 +139,7 @@ func (w *Workspace) end(ctx context.Context) error {
 		}
 		w.dead = true
 	}
+	w.Abandon()
 	// A frozen file system outlives its last mount.
 	if err := ignore(w.Thaw(), os.ErrClosed); err != nil {
 		return err
@@ -139,14 +147,27 @@ func (w *Workspace) end(ctx context.Context) error {
 	if err := ignore(w.mount.Close(), os.ErrClosed); err != nil {
 		return err
 	}
-	image, err := w.image.Stat()
+	image, err := w.backing()
 	if err == nil {
 		err = untilUnbound(ctx, w.dev, image)
 	}
 	if err != nil {
 		return err
 	}
+	if w.incoming != nil {
+		if err := w.incoming.close(); err != nil {
+			return err
+		}
+	}
 	return w.image.Close()
+}
+
+// backing is the file that the loop device is bound to.
+func (w *Workspace) backing() (loop.Identity, error) {
+	if w.incoming != nil {
+		return w.incoming.bound.Identity, nil
+	}
+	return loop.IdentityOf(w.image)
 }
 
 // longestWait bounds a wait whose context has no deadline of its own.
@@ -154,7 +175,7 @@ const longestWait = 30 * time.Second
 
 // untilUnbound waits until the kernel has unbound dev from image: nobody says
 // when the last mount namespace has let go of it.
-func untilUnbound(ctx context.Context, dev string, image os.FileInfo) error {
+func untilUnbound(ctx context.Context, dev string, image loop.Identity) error {
 	ctx, cancel := context.WithTimeout(ctx, longestWait)
 	defer cancel()
 	for pause := 100 * time.Microsecond; ; pause = min(2*pause, 20*time.Millisecond) {
