@@ -75,6 +75,9 @@ func suffix(n int) string {
 // mark is the variable that all processes of the client have in their environment.
 func (c *Client) mark() string { return clientMarker + "=" + filepath.Join(c.stack.Dir, c.Name) }
 
+// StateDir is the plugin's folder for what outlives it.
+func (c *Client) StateDir() string { return filepath.Join(c.stack.Dir, "driver"+suffix(c.number)) }
+
 // write writes the client's configuration, with runsc as the plugin is to know it.
 func (c *Client) write(runsc string) (path string, err error) {
 	s := c.stack
@@ -83,7 +86,7 @@ func (c *Client) write(runsc string) (path string, err error) {
 	agent.ServerRPC = s.ports.serverRPC
 	agent.MinDynamicPort, agent.MaxDynamicPort = s.block.dynamicPorts(c.number, s.options.Clients)
 	agent.PluginDir, agent.Rootfs, agent.Init = s.tools.plugins, s.tools.rootfs, s.tools.init
-	agent.StateDir = filepath.Join(s.Dir, "driver"+suffix(c.number))
+	agent.StateDir = c.StateDir()
 	agent.NodeSecret = s.NodeSecret
 	agent.Pool, agent.Runsc = c.pool, runsc
 	agent.FirstID, agent.LastID = s.block.ids(c.number, s.options.Clients)

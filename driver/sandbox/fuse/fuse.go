@@ -172,6 +172,36 @@ func (s *Server) Close() error {
 	return err
 }
 
+// Abort ends the connection of the file system that stat(2) calls dev, whoever has its
+// device: who waits gets errors.
+func Abort(dev uint64) error {
+	ctx, err := unix.Fsopen("fusectl", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("open fusectl: %w", err)
+	}
+	defer unix.Close(ctx)
+	mnt := -1
+	if err = unix.FsconfigCreate(ctx); err == nil {
+		mnt, err = unix.Fsmount(ctx, unix.FSMOUNT_CLOEXEC, 0)
+	}
+	if err != nil {
+		return fmt.Errorf("mount fusectl: %w", err)
+	}
+	defer unix.Close(mnt)
+	fd, err := unix.Openat(mnt, fmt.Sprintf("%d/abort", unix.Minor(dev)), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil // it has ended
+	}
+	if err == nil {
+		_, err = unix.Write(fd, []byte("1"))
+		err = errors.Join(err, unix.Close(fd))
+	}
+	if err != nil {
+		return fmt.Errorf("abort FUSE connection %d: %w", unix.Minor(dev), err)
+	}
+	return nil
+}
+
 // Supported says whether this kernel can do all that is needed here; Resume needs
 // Linux 6.9.
 func Supported() error {

@@ -5,9 +5,11 @@ package workspace
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -54,21 +56,68 @@ func newIncoming(image *os.File) *incoming {
 // bound is how a loop device says what it is bound to, and noted for another process.
 type bound struct {
 	Loop string // path of the device
+	Mark string // of the device: no other, before or after, has the same
 	loop.Identity
 }
 
-// noteFile is where bound is noted, in the folder that Manager.CreateFrom is given.
-const noteFile = "incoming.json"
+// NoteFile is where it is noted what a workspace is bound to, in the folder that Manager.CreateFrom is given.
+const NoteFile = "incoming.json"
 
 func (b bound) note(dir string) error {
 	text, err := json.Marshal(b)
 	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, noteFile), text, 0o600)
+		err = os.WriteFile(filepath.Join(dir, NoteFile), text, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("note what the workspace is bound to: %w", err)
 	}
 	return nil
+}
+
+// readBound reads what was noted in a folder.
+func readBound(dir string) (b bound, err error) {
+	text, err := os.ReadFile(filepath.Join(dir, NoteFile))
+	if err == nil {
+		err = json.Unmarshal(text, &b)
+	}
+	if err != nil {
+		return b, fmt.Errorf("read what the workspace is bound to: %w", err)
+	}
+	return b, nil
+}
+
+// Release ends what is left of a workspace that was made with a Source, and notes in
+// a folder, when nobody can serve it any more: whoever waits for content of it gets
+// an error. What waits may be a process that died, as long as its thread waits for
+// what only it could have answered.
+func Release(notes string) error {
+	b, err := readBound(notes)
+	if err != nil {
+		return err
+	}
+	dev, err := loop.Open(b.Loop, b.Mark)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("release workspace: %w", err)
+	}
+	return errors.Join(fuse.Abort(b.Dev), dev.Close())
+}
+
+// Bound is the loop device that a workspace is bound to whose notes are in a folder, ""
+// if it is not any more.
+func Bound(notes string) string {
+	b, err := readBound(notes)
+	if err != nil {
+		return ""
+	}
+	dev, err := loop.Open(b.Loop, b.Mark)
+	if err != nil {
+		return ""
+	}
+	dev.Close()
+	return b.Loop
 }
 
 // supply says what brings the content.
@@ -101,11 +150,12 @@ func (i *incoming) attach(mode loop.Mode) (_ *os.File, err error) {
 	if err := unix.Fstat(fd, &file); err != nil {
 		return nil, fmt.Errorf("look at file of FUSE: %w", err)
 	}
-	dev, err := loop.AttachFD(fd, i.image.Name(), mode)
+	mark := "buntime " + rand.Text()
+	dev, err := loop.AttachFD(fd, i.image.Name(), mark, mode)
 	if err != nil {
 		return nil, err
 	}
-	i.bound = bound{dev.Name(), loop.Identity{Dev: file.Dev, Ino: file.Ino}}
+	i.bound = bound{dev.Name(), mark, loop.Identity{Dev: file.Dev, Ino: file.Ino}}
 	return dev, nil
 }
 

@@ -5,7 +5,6 @@ package workspace
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -203,28 +202,24 @@ func (m *Manager) Open(_ context.Context, id string) (*Workspace, error) {
 // with the same notes. kept returns the descriptor that was kept of it (Workspace.Keep).
 // If lacking, it waits for Supply.
 func (m *Manager) OpenFrom(ctx context.Context, id, notes string, kept func() (int, error)) (w *Workspace, lacking bool, err error) {
-	text, err := os.ReadFile(filepath.Join(notes, noteFile))
+	b, err := readBound(notes)
 	if errors.Is(err, fs.ErrNotExist) { // all of it was there at once
 		w, err := m.Open(ctx, id)
 		return w, false, err
 	}
-	var b bound
-	if err == nil {
-		err = json.Unmarshal(text, &b)
-	}
 	if err != nil {
-		return nil, false, fmt.Errorf("read what workspace %s is bound to: %w", id, err)
+		return nil, false, fmt.Errorf("open workspace %s: %w", id, err)
 	}
 	w, err = m.open(id, func(image *os.File) (*Workspace, error) {
 		dev, err := kept()
 		if err != nil {
-			return nil, err
+			return nil, errors.Join(err, Release(notes)) // its sandbox has ended, or ends
 		}
 		i := newIncoming(image)
 		if err := i.resume(dev, b); err != nil {
 			return nil, err
 		}
-		w, err := m.mountImage(image, func(*os.File, loop.Mode) (*os.File, error) { return loop.Open(b.Loop, b.Identity) }, loopMode)
+		w, err := m.mountImage(image, func(*os.File, loop.Mode) (*os.File, error) { return loop.Open(b.Loop, b.Mark) }, loopMode)
 		if err != nil {
 			return nil, errors.Join(err, i.close())
 		}
