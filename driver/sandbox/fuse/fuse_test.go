@@ -112,11 +112,28 @@ func TestResume(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.held, f.asked = make(chan struct{}), make(chan struct{}, 10)
-	s, fd := serve(t, f)
-	defer unix.Close(fd)
-	kept, err := s.Device()
+	m, err := Make()
 	if err != nil {
 		t.Fatal(err)
+	}
+	dev, err := m.Device()
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, err := m.Device()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := Serve(dev, f, size)
+	fd, err := m.Open()
+	// Now: with its device open, who closes fd without a server would wait for ever.
+	if err := errors.Join(err, m.Close()); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Dev != m.Dev {
+		t.Errorf("device %x, not %x, %v", m.Dev, st.Dev, err)
 	}
 	type result struct {
 		text string
