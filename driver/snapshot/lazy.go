@@ -336,7 +336,7 @@ func (l *Lazy) run() {
 		}
 	}
 	l.job.r.remember(l.session, l.known)
-	l.job.r.learn(l.session, l.needed(), true)
+	l.job.r.Learn(l.session, l.Learnt())
 	// Before anybody takes it for complete: nobody is to go on with it from here.
 	if err := os.Remove(l.arrived.Name()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		<-l.ctx.Done()
@@ -356,8 +356,9 @@ func (l *Lazy) fetchEarly() {
 	all.Wait()
 }
 
-// needed lists what this time was needed early, and the time before.
-func (l *Lazy) needed() []uint32 {
+// Learnt lists the chunks that this time were needed early, and the time before, for
+// Repository.Learn in another process.
+func (l *Lazy) Learnt() []uint32 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	list := slices.Clone(l.waited)

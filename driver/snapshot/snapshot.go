@@ -294,6 +294,10 @@ func (r *Repository) Forget(session string) {
 	delete(r.early, session)
 }
 
+// Learn notes what a session needs first, for its next snapshot: what a restore that was
+// done elsewhere has Learnt.
+func (r *Repository) Learn(session string, early []uint32) { r.learn(session, early, true) }
+
 // learn notes what a session needs first; unless now, only where nothing is known.
 func (r *Repository) learn(session string, early []uint32, now bool) {
 	r.mu.Lock()
