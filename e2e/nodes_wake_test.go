@@ -20,14 +20,15 @@ import (
 const sums = `sha256sum data/*`
 
 // wakesBefore: a session is in use before all of its files are on the node, and what
-// the plugin dies of in the middle of that costs none of them.
+// the plugin, or what restores them, dies of in the middle of that costs none of them.
 func (c *cluster) wakesBefore(t *testing.T) {
 	for _, end := range []struct {
 		name string
 		do   func(ctx context.Context, n *stack.Client) error
 	}{
-		{"killed", func(ctx context.Context, n *stack.Client) error { return n.KillPlugin(ctx, syscall.SIGKILL) }},
-		{"restarted", func(ctx context.Context, n *stack.Client) error { return n.Agent.Restart(ctx) }},
+		{"plugin killed", func(ctx context.Context, n *stack.Client) error { return n.KillPlugin(ctx, syscall.SIGKILL) }},
+		{"restorer killed", func(ctx context.Context, n *stack.Client) error { return n.KillRestorer(ctx, syscall.SIGKILL) }},
+		{"plugin restarted", func(ctx context.Context, n *stack.Client) error { return n.Agent.Restart(ctx) }},
 	} {
 		s := c.createOn(t, c.Clients[0])
 		s.shell(`mkdir data && for i in $(seq 30); do head -c 1000000 /dev/urandom >data/$i; done; sync data`)
@@ -46,7 +47,7 @@ func (c *cluster) wakesBefore(t *testing.T) {
 		}
 		s.answersAgain()
 		c.Swift.Proxy.Set(nil)
-		equal(t, "files after the plugin was "+end.name, s.shell(sums), want)
+		equal(t, "files after: "+end.name, s.shell(sums), want)
 		equal(t, "what was written before", s.read("early"), "written\n")
 		eventually(t, c.ctx, "all files are there", 30*time.Second, func() (bool, string) { return !c.arriving(c.Clients[0]), "not yet" })
 		equal(t, "lost", s.info().Durability.Lost, false)
