@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -213,9 +214,32 @@ type Request struct {
 	Learnt func(early []uint32)
 }
 
+// errBroken: the restorer has ended and not answered.
+var errBroken = errors.New("the restorer has ended")
+
 // Serve has an image served, and returns as soon as it is. The caller closes what it
 // returns.
 func (c *Client) Serve(ctx context.Context, r Request) (*Served, error) {
+	for {
+		s, err := c.serve(ctx, r)
+		if !errors.Is(err, errBroken) || ctx.Err() != nil {
+			return s, err
+		}
+		if r.Path != "" && r.Restore != nil { // what it has begun is of no use
+			for _, path := range []string{r.Path, r.Restore.Arrived} {
+				if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					return nil, fmt.Errorf("serve image: %w", err)
+				}
+			}
+		}
+		select { // it may listen for a moment yet
+		case <-time.After(startPause):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (c *Client) serve(ctx context.Context, r Request) (*Served, error) {
 	conn, err := c.dialSoon(ctx)
 	if err != nil {
 		return nil, err
@@ -241,12 +265,12 @@ func ask(conn *net.UnixConn, r Request) error {
 		fds = append(fds, int(r.Image.Fd()))
 	}
 	if err := send(conn, message{Op: opServe, ID: r.ID, Path: r.Path, Restore: r.Restore}, fds...); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errBroken, err)
 	}
 	answer, _, err := receive(conn)
 	switch {
 	case err != nil:
-		return fmt.Errorf("wait for restorer: %w", err)
+		return fmt.Errorf("%w: %w", errBroken, err)
 	case answer.Op != saysServing:
 		return errors.New(answer.Error)
 	}

@@ -33,7 +33,7 @@ type image struct {
 // begin begins to serve an image. It takes the descriptors over, the first of which is
 // the device.
 func (s *server) begin(ctx context.Context, i *image, m message, fds []int) (err error) {
-	file, again, err := i.restore(ctx, s, m, fds[1:])
+	file, err := i.restore(ctx, s, m, fds[1:])
 	if err != nil {
 		closeAll(fds[:1])
 		return err
@@ -42,7 +42,7 @@ func (s *server) begin(ctx context.Context, i *image, m message, fds []int) (err
 	if i.lazy != nil {
 		content = i.lazy
 	}
-	if i.server, err = workspace.Serve(fds[0], file, content, again); err != nil {
+	if i.server, err = workspace.Serve(fds[0], file, content); err != nil {
 		if i.lazy != nil {
 			i.lazy.Close()
 		}
@@ -52,10 +52,10 @@ func (s *server) begin(ctx context.Context, i *image, m message, fds []int) (err
 }
 
 // restore begins to restore the image, and returns it open. given is the image if there
-// was one before, which again says.
-func (i *image) restore(ctx context.Context, s *server, m message, given []int) (file *os.File, again bool, err error) {
-	path := m.Path
-	if again = len(given) == 1; again {
+// was one before.
+func (i *image) restore(ctx context.Context, s *server, m message, given []int) (*os.File, error) {
+	path, again := m.Path, len(given) > 0
+	if again {
 		path = fmt.Sprintf("/proc/self/fd/%d", given[0]) // it may have another name by now
 		defer closeAll(given)
 	}
@@ -69,10 +69,11 @@ func (i *image) restore(ctx context.Context, s *server, m message, given []int) 
 	if restore != nil {
 		repo, err := s.repository(restore.Store)
 		if err != nil {
-			return nil, again, err
+			return nil, err
 		}
-		if i.lazy, err = repo.RestoreLazily(ctx, restore.Session, restore.Pointer, path, restore.Arrived); err != nil {
-			return nil, again, err
+		i.lazy, err = repo.RestoreLazily(ctx, restore.Session, restore.Pointer, path, restore.Arrived)
+		if err != nil {
+			return nil, err
 		}
 		i.forget = func() { repo.Forget(restore.Session.ID) }
 	}
@@ -81,9 +82,9 @@ func (i *image) restore(ctx context.Context, s *server, m message, given []int) 
 		if i.lazy != nil {
 			i.lazy.Close()
 		}
-		return nil, again, fmt.Errorf("open image: %w", err)
+		return nil, fmt.Errorf("open image: %w", err)
 	}
-	return os.NewFile(uintptr(fd), path), again, nil
+	return os.NewFile(uintptr(fd), path), nil
 }
 
 // watch sees an image to its end.

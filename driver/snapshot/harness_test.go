@@ -189,7 +189,7 @@ func (h here) Serve(ctx context.Context, o workspace.Handover) (workspace.Servic
 	if err != nil {
 		return nil, err
 	}
-	s, err := workspace.Serve(dev, image, l, false)
+	s, err := workspace.Serve(dev, image, l)
 	if err != nil {
 		return nil, err
 	}

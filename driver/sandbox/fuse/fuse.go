@@ -49,6 +49,7 @@ type Server struct {
 	mu     sync.Mutex
 	resend bool
 	inited chan struct{} // closed with the first request
+	once   sync.Once     // to close it: that too may be asked again
 }
 
 // device is what FUSE is spoken through.

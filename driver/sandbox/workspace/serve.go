@@ -37,7 +37,7 @@ type Server struct {
 
 // Serve serves an image on a device of FUSE, and takes both over. content is nil if
 // all of it is there. The Server is to be closed.
-func Serve(dev int, image *os.File, content Content, again bool) (*Server, error) {
+func Serve(dev int, image *os.File, content Content) (*Server, error) {
 	st, err := image.Stat()
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("look at image: %w", err), unix.Close(dev))
@@ -46,9 +46,9 @@ func Serve(dev int, image *os.File, content Content, again bool) (*Server, error
 	if content != nil {
 		s.content.Store(&content)
 	}
-	if !again {
-		s.fuse = fuse.Serve(dev, s, st.Size())
-	} else if s.fuse, err = fuse.Resume(dev, s, st.Size()); err != nil {
+	// Whoever has served it before: it may have died with the very first request.
+	s.fuse, err = fuse.Resume(dev, s, st.Size())
+	if err != nil {
 		return nil, err
 	}
 	return s, nil
