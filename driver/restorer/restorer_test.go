@@ -67,7 +67,7 @@ func newFixture(t *testing.T) *fixture {
 	config := backend.Config{Dir: filepath.Join(f.dir, "store")}
 	store, closeStore, err := backend.Open(config)
 	must(t, err)
-	defer closeStore() //nolint:errcheck // only its sweeping ends
+	defer closeStore()
 	repo, err := snapshot.New(store, snapshot.Config{})
 	must(t, err)
 	session := snapshot.Session{ID: "ses_1", Key: snapshot.NewKey(), Expires: time.Now().Add(time.Hour)}
