@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,6 +46,12 @@ const (
 // secretEnv may hold the node secret instead of the configuration.
 const secretEnv = "BUNTIME_NODE_SECRET"
 
+// Environ is the environment of processes that the plugin starts: its own, without the
+// secret.
+func Environ() []string {
+	return slices.DeleteFunc(os.Environ(), func(e string) bool { return strings.HasPrefix(e, secretEnv+"=") })
+}
+
 // minSecret is the shortest node secret, in bytes: 128 bits of hexadecimal
 // digits are twice that, but a passphrase may be as short.
 const minSecret = 16
@@ -54,6 +61,7 @@ type Config struct {
 	Rootfs   string // host directory or image file of the sandboxes' root; may be empty
 	Bun      string // path of Bun inside Rootfs
 	Init     string // host path of buntime-init
+	Restorer string // host path of buntime-restorer
 	StateDir string // host directory for what must outlive the plugin
 	// Runsc is the host path of gVisor's runsc; empty where there is none.
 	// RunscGiven tells that the configuration names it.
@@ -223,6 +231,7 @@ func parseConfig(data []byte) (*Config, error) {
 		}
 		config.Init = filepath.Join(filepath.Dir(exe), "..", "libexec", "buntime-init")
 	}
+	config.Restorer = filepath.Join(filepath.Dir(config.Init), "buntime-restorer")
 	for _, p := range []struct{ key, path string }{
 		{"rootfs", config.Rootfs}, {"bun", config.Bun}, {"init", config.Init}, {"state_dir", config.StateDir}, {"runsc", config.Runsc},
 	} {

@@ -55,6 +55,7 @@ func TestPluginConfigDefaults(t *testing.T) {
 		must.Eq(t, "/usr/local/bin/bun", config.Bun)
 		must.Eq(t, "/var/lib/buntime", config.StateDir)
 		must.StrHasSuffix(t, "/libexec/buntime-init", config.Init)
+		must.StrHasSuffix(t, "/libexec/buntime-restorer", config.Restorer)
 		must.Eq(t, "", config.Rootfs)
 		must.Eq(t, 0, len(config.NodeSecret))
 		must.Eq(t, AccessAny, config.PreviewAccess)

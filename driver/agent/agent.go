@@ -20,6 +20,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/buntime/buntime/driver"
+	"github.com/buntime/buntime/driver/restorer"
 	"github.com/buntime/buntime/driver/sandbox"
 	"github.com/buntime/buntime/driver/sandbox/cgroup"
 	"github.com/buntime/buntime/driver/sandbox/network"
@@ -49,8 +50,8 @@ type Agent struct {
 
 	snapshots  *snapshot.Repository
 	closeStore func() error
-	// lazily: the kernel lets a workspace be in use before all of it is there.
-	lazily bool
+	// restorer, unless it is nil, lets a workspace be in use before all of it is there.
+	restorer *restorer.Client
 
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
@@ -98,13 +99,25 @@ func open(ctx context.Context, config *driver.Config, log hclog.Logger, without 
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	a := &Agent{config: config, log: log, node: node, snapshots: snapshots, closeStore: closeStore, cancel: cancel, instances: make(map[*instance]struct{}), settled: time.Now()}
-	// Off: a plugin that is killed with a thread in a workspace that it serves itself does
-	// not end (found in TestNodes), and Nomad starts no other. A process of its own is to
-	// serve them.
-	a.lazily = false
+	a.openRestorer(ctx)
 	a.tasks.Go(func() { a.sweep(ctx) })
 	a.tasks.Go(func() { a.keepFavour(ctx) })
 	return a, nil
+}
+
+// checkTimeout bounds the look whether there can be a restorer, which takes some 10 ms.
+const checkTimeout = 10 * time.Second
+
+// openRestorer has a restorer run, if there can be one.
+func (a *Agent) openRestorer(ctx context.Context) {
+	c := restorer.Config{Path: a.config.Restorer, Env: driver.Environ(), StateDir: a.config.StateDir}
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	if err := c.Supported(ctx); err != nil {
+		a.log.Info("sessions wake when all of their files are there", "because", err)
+		return
+	}
+	a.restorer = restorer.New(c, a.log.Named("restorer"))
 }
 
 // networkOf is the sandboxes' network, with namespaces in store as workspaces.
@@ -153,6 +166,9 @@ func (a *Agent) Close() error {
 		i.box.Close()
 	}
 	a.tasks.Wait()
+	if a.restorer != nil {
+		a.restorer.Close()
+	}
 	return errors.Join(a.node.Close(), a.closeStore())
 }
 

@@ -78,6 +78,7 @@ func newConfig(t testing.TB) *driver.Config {
 	return &driver.Config{
 		Rootfs: tool(t, "driver/sandbox/rootfs/build", bun), Bun: driver.DefaultBun,
 		Init: filepath.Join(root(t), "out/libexec/buntime-init"), StateDir: state,
+		Restorer:   filepath.Join(root(t), "out/libexec/buntime-restorer"),
 		NodeSecret: []byte(testSecret),
 		Network:    driver.NetworkConfig{Pool: freePool(t)},
 		Store:      backend.Config{Dir: filepath.Join(state, "store")},

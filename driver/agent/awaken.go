@@ -15,6 +15,7 @@ import (
 
 	"github.com/buntime/buntime/driver"
 	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/restorer"
 	"github.com/buntime/buntime/driver/sandbox"
 	"github.com/buntime/buntime/driver/sandbox/workspace"
 	"github.com/buntime/buntime/driver/snapshot"
@@ -50,7 +51,7 @@ func (a *Agent) awaken(task *driver.Task) func(ctx context.Context, path, notes 
 			return nil, err
 		}
 		// gVisor reads the workspace by itself, and outlives nothing.
-		if !a.lazily || sandbox.Isolation(task.Isolation) == sandbox.IsolationGVisor {
+		if a.restorer == nil || sandbox.Isolation(task.Isolation) == sandbox.IsolationGVisor {
 			return nil, a.snapshots.Restore(ctx, who, last.Snapshot, path)
 		}
 		b, err := json.Marshal(last.Snapshot)
@@ -60,17 +61,34 @@ func (a *Agent) awaken(task *driver.Task) func(ctx context.Context, path, notes 
 		if err != nil {
 			return nil, fmt.Errorf("note what the session wakes from: %w", err)
 		}
-		return a.restoreLazily(ctx, who, last.Snapshot, path, notes)
+		return a.source(who, last.Snapshot, notes), nil
 	}
 }
 
-// restoreLazily is the repository's, as a workspace takes it.
-func (a *Agent) restoreLazily(ctx context.Context, who snapshot.Session, p snapshot.Pointer, path, notes string) (workspace.Source, error) {
-	l, err := a.snapshots.RestoreLazily(ctx, who, p, path, filepath.Join(notes, arrivedFile))
+// restored is the workspace.Source that the restorer is.
+type restored struct {
+	agent   *Agent
+	restore *restorer.Restore // nil if all is there
+}
+
+// source restores a snapshot, as far as notes say that it has not been.
+func (a *Agent) source(who snapshot.Session, p snapshot.Pointer, notes string) restored {
+	return restored{a, &restorer.Restore{
+		Store: a.config.Store, Session: who, Pointer: p, Arrived: filepath.Join(notes, arrivedFile),
+	}}
+}
+
+// Serve implements workspace.Source.
+func (r restored) Serve(ctx context.Context, h workspace.Handover) (workspace.Service, error) {
+	req := restorer.Request{ID: h.ID, Path: h.Path, Image: h.Image, Device: h.Device, Restore: r.restore}
+	if r.restore != nil {
+		req.Learnt = func(early []uint32) { r.agent.snapshots.Learn(r.restore.Session.ID, early) }
+	}
+	served, err := r.agent.restorer.Serve(ctx, req)
 	if err != nil {
 		return nil, err // and no interface that is not nil
 	}
-	return l, nil
+	return served, nil
 }
 
 // nothingTimeout bounds what a task that could not start does after that.
@@ -104,27 +122,18 @@ func snapshotted(ctx context.Context, task *driver.Task) (snapshot.Session, erro
 	return snapshot.Session{ID: task.Session.ID, Key: key, Expires: task.Session.ExpiresAt}, nil
 }
 
-// whole is the Source of a workspace that has all.
-type whole struct{}
-
-var closed = func() <-chan struct{} { c := make(chan struct{}); close(c); return c }()
-
-func (whole) Need(int64, int64) error { return nil }
-func (whole) Done() <-chan struct{}   { return closed }
-func (whole) Close()                  {}
-
-// goOn goes on with the restore of a recovered session's workspace, in the
-// background: whoever needs some of it waits meanwhile.
+// goOn has the workspace of a recovered session be served, in the background: it may be
+// already, or whoever needs some of it waits meanwhile.
 func (i *instance) goOn() {
 	w, notes := i.box.Workspace(), i.box.Notes()
 	if _, err := os.Stat(filepath.Join(notes, arrivedFile)); errors.Is(err, fs.ErrNotExist) {
-		w.Supply(whole{})
+		w.Supply(restored{i.agent, nil})
 		return
 	}
 	i.agent.tasks.Go(func() {
 		for {
 			ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
-			source, err := i.restoreOn(ctx, w.Image(), notes)
+			source, err := i.restoreOn(ctx, notes)
 			cancel()
 			if err == nil {
 				w.Supply(source)
@@ -142,7 +151,7 @@ func (i *instance) goOn() {
 	})
 }
 
-func (i *instance) restoreOn(ctx context.Context, path, notes string) (workspace.Source, error) {
+func (i *instance) restoreOn(ctx context.Context, notes string) (workspace.Source, error) {
 	b, err := os.ReadFile(filepath.Join(notes, wokenFile))
 	if err != nil {
 		return nil, fmt.Errorf("read what the session wakes from: %w", err)
@@ -155,5 +164,5 @@ func (i *instance) restoreOn(ctx context.Context, path, notes string) (workspace
 	if err != nil {
 		return nil, err
 	}
-	return i.agent.restoreLazily(ctx, who, p, path, notes)
+	return i.agent.source(who, p, notes), nil
 }

@@ -232,8 +232,8 @@ func snapshotter(b *testing.B, r, there *Repository) way {
 		},
 		wake: func(m *workspace.Manager, id string, _ int64) (*workspace.Workspace, error) {
 			arrived := filepath.Join(b.TempDir(), "arrived")
-			return m.CreateFrom(b.Context(), id, p.Size, b.TempDir(), func(ctx context.Context, path string) (workspace.Source, error) {
-				return there.RestoreLazily(ctx, session, p, path, arrived)
+			return m.CreateFrom(b.Context(), id, p.Size, b.TempDir(), func(context.Context, string) (workspace.Source, error) {
+				return here{there, session, p, arrived}, nil
 			})
 		},
 	}

@@ -157,10 +157,53 @@ func restored(t testing.TB, m *workspace.Manager, r *Repository, s Session, p Po
 func restoredLazily(t testing.TB, m *workspace.Manager, r *Repository, s Session, p Pointer) *workspace.Workspace {
 	t.Helper()
 	arrived := filepath.Join(t.TempDir(), "arrived")
-	return restoredBy(t, m, p, func(ctx context.Context, path string) (workspace.Source, error) {
-		return r.RestoreLazily(ctx, s, p, path, arrived)
+	return restoredBy(t, m, p, func(context.Context, string) (workspace.Source, error) {
+		return here{r, s, p, arrived}, nil
 	})
 }
+
+// here is a workspace.Source in this process, for tests that do not kill it.
+type here struct {
+	r       *Repository
+	session Session
+	pointer Pointer
+	arrived string
+}
+
+// served is what here serves.
+type served struct {
+	server *workspace.Server
+	lazy   *Lazy
+}
+
+func (h here) Serve(ctx context.Context, o workspace.Handover) (workspace.Service, error) {
+	l, err := h.r.RestoreLazily(ctx, h.session, h.pointer, o.Path, h.arrived)
+	if err != nil {
+		return nil, err
+	}
+	image, err := os.OpenFile(o.Path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	dev, err := unix.FcntlInt(uintptr(o.Device), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, err
+	}
+	s, err := workspace.Serve(dev, image, l)
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		<-s.Gone()
+		_ = s.Close()
+	}()
+	return served{s, l}, nil
+}
+
+func (s served) Done() <-chan struct{}   { return s.lazy.Done() }
+func (s served) Broken() <-chan struct{} { return s.server.Gone() }
+func (s served) End() error              { s.server.Abandon(); return nil }
+func (s served) Close()                  {}
 
 func restoredBy(t testing.TB, m *workspace.Manager, p Pointer, fill workspace.Fill) *workspace.Workspace {
 	t.Helper()

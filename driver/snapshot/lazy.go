@@ -9,12 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"slices"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/buntime/buntime/driver/snapshot/store"
 )
@@ -33,12 +30,16 @@ type Lazy struct {
 	// goes on from. It is removed when all is there.
 	arrived *os.File
 
+	learnt []uint32 // chunks that were needed early before
 	frames []*wanted
 	parts  map[uint32]*part // of chunks that are not zero
 
-	mu   sync.Mutex // of the parts' fields, and of left
-	left int        // parts that have not come
-	done chan struct{}
+	mu      sync.Mutex // of the parts' fields, and of what follows
+	left    int        // parts that have not come
+	waiting int        // who needs something now
+	quiet   *sync.Cond // nobody does any more
+	waited  []uint32   // chunks that somebody had to wait for
+	done    chan struct{}
 }
 
 // part is a frame on its way.
@@ -65,6 +66,25 @@ func (r *Repository) RestoreLazily(ctx context.Context, s Session, p Pointer, pa
 	return l, nil
 }
 
+// beginning is how much of an image's beginning is wanted early of one of which
+// nothing else is known: ext4 has its tables there.
+const beginning = 2 << 20
+
+// early lists the frames that somebody is going to need before others.
+func (l *Lazy) early() []*wanted {
+	list := l.learnt
+	for n := uint32(0); len(l.learnt) == 0 && n < beginning/chunkSize; n++ {
+		list = append(list, n)
+	}
+	var frames []*wanted
+	for _, n := range list {
+		if p := l.parts[n]; p != nil && !slices.Contains(frames, p.frame) {
+			frames = append(frames, p.frame)
+		}
+	}
+	return frames
+}
+
 func (r *Repository) restoreLazily(ctx context.Context, s Session, p Pointer, path, arrived string) (*Lazy, error) {
 	if err := checkID(s.ID); err != nil {
 		return nil, err
@@ -73,7 +93,8 @@ func (r *Repository) restoreLazily(ctx context.Context, s Session, p Pointer, pa
 	if err != nil {
 		return nil, err
 	}
-	l := &Lazy{job: job, session: s.ID, known: state{p.Digest, m.chunks, true}, frames: m.chunks.wanted(), parts: map[uint32]*part{}, done: make(chan struct{})}
+	l := &Lazy{job: job, session: s.ID, known: state{p.Digest, m.chunks, true}, learnt: m.early, frames: m.chunks.wanted(), parts: map[uint32]*part{}, done: make(chan struct{})}
+	l.quiet = sync.NewCond(&l.mu)
 	job.written = l.note
 	if err := l.open(path, arrived, m.size); err != nil {
 		return nil, err
@@ -152,6 +173,9 @@ func (l *Lazy) Done() <-chan struct{} { return l.done }
 // Close ends the restore. It may be called again.
 func (l *Lazy) Close() {
 	l.cancel(errClosed)
+	l.mu.Lock()
+	l.quiet.Broadcast()
+	l.mu.Unlock()
 	l.fill.Wait()
 }
 
@@ -159,6 +183,10 @@ func (l *Lazy) Close() {
 // they will not come any more. While the store is away it waits.
 func (l *Lazy) Need(off, n int64) error {
 	first, end := uint32(off/chunkSize), uint32((off+n+chunkSize-1)/chunkSize)
+	if l.there(first, end) {
+		return nil
+	}
+	defer l.wait(first, end)()
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		mine, others := l.claim(first, end)
 		if len(mine) == 0 && others == nil {
@@ -195,6 +223,46 @@ const (
 
 // hopeless says that there is no sense in trying again.
 func hopeless(err error) bool { return errors.Is(err, ErrCorrupt) || errors.Is(err, store.ErrNotExist) }
+
+// there says whether chunks are.
+func (l *Lazy) there(first, end uint32) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for n := first; l.left > 0 && n < end; n++ {
+		if p := l.parts[n]; p != nil && !p.there {
+			return false
+		}
+	}
+	return true
+}
+
+// wait says that somebody waits for chunks, until what it returns is called.
+func (l *Lazy) wait(first, end uint32) (over func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.waiting++
+	for n := first; n < end && len(l.waited) < mostEarly; n++ {
+		if p := l.parts[n]; p != nil && !p.there {
+			l.waited = append(l.waited, n)
+		}
+	}
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.waiting--; l.waiting == 0 {
+			l.quiet.Broadcast()
+		}
+	}
+}
+
+// makeWay returns when nobody waits for anything.
+func (l *Lazy) makeWay() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.waiting > 0 && l.ctx.Err() == nil {
+		l.quiet.Wait()
+	}
+}
 
 // claim returns the frames, of the chunks from first to before end, that have not come
 // and that nobody fetches, for the caller to fetch; or else, if others fetch some, what
@@ -246,12 +314,12 @@ func (l *Lazy) release(frames []*wanted) {
 
 // fillPiece is how much is fetched at once of what nobody waits for: who comes to
 // wait for it then waits for no more than that.
-const fillPiece = 1 << 20
+const fillPiece = 512 << 10
 
 // run fetches what nobody has asked for.
 func (l *Lazy) run() {
 	defer l.closeFiles()
-	background()
+	l.fetchEarly()
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		err := l.pass()
 		if err == nil {
@@ -268,12 +336,38 @@ func (l *Lazy) run() {
 		}
 	}
 	l.job.r.remember(l.session, l.known)
+	l.job.r.Learn(l.session, l.Learnt())
 	// Before anybody takes it for complete: nobody is to go on with it from here.
 	if err := os.Remove(l.arrived.Name()); err != nil && !errors.Is(err, os.ErrNotExist) {
 		<-l.ctx.Done()
 		return
 	}
 	close(l.done)
+}
+
+// fetchEarly fetches what will be needed first, all at once.
+func (l *Lazy) fetchEarly() {
+	var all sync.WaitGroup
+	for _, p := range pieces(sorted(l.early()), fillPiece) {
+		if mine, _ := l.claimPiece(p); len(mine) > 0 {
+			all.Go(func() { _ = l.fetch(mine) }) // or the pass does
+		}
+	}
+	all.Wait()
+}
+
+// Learnt lists the chunks that this time were needed early, and the time before, for
+// Repository.Learn in another process.
+func (l *Lazy) Learnt() []uint32 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	list := slices.Clone(l.waited)
+	for _, n := range l.learnt {
+		if len(list) < mostEarly && !slices.Contains(list, n) {
+			list = append(list, n)
+		}
+	}
+	return list
 }
 
 // pass goes once through all that has not come, in the order of the image, so that
@@ -283,6 +377,7 @@ func (l *Lazy) pass() error {
 	for {
 		missing := 0
 		for _, p := range pieces(l.frames, fillPiece) {
+			l.makeWay()
 			mine, others := l.claimPiece(p)
 			missing += len(mine)
 			if others != nil {
@@ -319,11 +414,4 @@ func (l *Lazy) claimPiece(p piece) (mine []*wanted, others <-chan struct{}) {
 		}
 	}
 	return mine, others
-}
-
-// background puts the calling goroutine behind the work that somebody waits for, for
-// good: its thread is not used for another any more.
-func background() {
-	runtime.LockOSThread()
-	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), 10)
 }

@@ -48,8 +48,9 @@ type Repository struct {
 	snapshots, restores chan struct{} // have an element for each that runs
 
 	mu    sync.Mutex
-	busy  map[string]bool  // sessions that are being snapshotted
-	known map[string]state // by session
+	busy  map[string]bool     // sessions that are being snapshotted
+	known map[string]state    // by session
+	early map[string][]uint32 // the same: see manifest
 }
 
 // state is what is known of a session's snapshots without asking the store.
@@ -84,7 +85,7 @@ func New(s store.Store, config Config) (*Repository, error) {
 	return &Repository{
 		store: s, config: config, encoder: encoder, decoder: decoder,
 		snapshots: make(chan struct{}, config.Snapshots), restores: make(chan struct{}, config.Restores),
-		busy: map[string]bool{}, known: map[string]state{},
+		busy: map[string]bool{}, known: map[string]state{}, early: map[string][]uint32{},
 	}, nil
 }
 
@@ -290,6 +291,27 @@ func (r *Repository) Forget(session string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.known, session)
+	delete(r.early, session)
+}
+
+// Learn notes what a session needs first, for its next snapshot: what a restore that was
+// done elsewhere has Learnt.
+func (r *Repository) Learn(session string, early []uint32) { r.learn(session, early, true) }
+
+// learn notes what a session needs first; unless now, only where nothing is known.
+func (r *Repository) learn(session string, early []uint32, now bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, known := r.early[session]; now || !known {
+		r.early[session] = early
+	}
+}
+
+// learnt is what was noted.
+func (r *Repository) learnt(session string) []uint32 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.early[session]
 }
 
 // generation is the part of objects' names that tells which snapshot they were

@@ -119,6 +119,10 @@ func TestEverything(t *testing.T) {
 			again := restored(t, m, newRepository(t, s), session, record.P)
 			same(t, "restored", tree(t, again), want)
 			check(t, again)
+			late := restoredLazily(t, m, newRepository(t, s), session, record.P)
+			same(t, "restored lazily", tree(t, late), want)
+			must(t, late.Complete(t.Context()))
+			check(t, late)
 		})
 	}
 }
@@ -188,8 +192,11 @@ func TestSeries(t *testing.T) {
 			must(t, r.Prune(t.Context(), session, p))
 			onlyNeeded(t, r, s, session, p)
 		}
-		again := restored(t, m, newRepository(t, s), session, p)
+		again := []func(testing.TB, *workspace.Manager, *Repository, Session, Pointer) *workspace.Workspace{
+			restored, restoredLazily,
+		}[round%2](t, m, newRepository(t, s), session, p)
 		same(t, fmt.Sprintf("round %d", round), tree(t, again), want)
+		must(t, again.Complete(t.Context()))
 		check(t, again)
 		if random.IntN(3) == 0 { // it wakes elsewhere
 			must(t, w.Destroy(t.Context()))

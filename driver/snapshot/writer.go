@@ -223,7 +223,7 @@ func (w *writer) finish(ctx context.Context) (Pointer, error) {
 	if err := w.expire(ctx); err != nil {
 		return Pointer{}, err
 	}
-	m := manifest{size: w.image.size, chunks: w.chunks}
+	m := manifest{size: w.image.size, chunks: w.chunks, early: w.r.learnt(w.req.Session.ID)}
 	sealed := w.ciphers.sealManifest(w.r.encoder.EncodeAll(m.encode(), nil), w.gen)
 	if len(sealed) > maxManifest {
 		return Pointer{}, fmt.Errorf("manifest of %d bytes is too large", len(sealed))

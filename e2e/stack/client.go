@@ -75,6 +75,9 @@ func suffix(n int) string {
 // mark is the variable that all processes of the client have in their environment.
 func (c *Client) mark() string { return clientMarker + "=" + filepath.Join(c.stack.Dir, c.Name) }
 
+// StateDir is the plugin's folder for what outlives it.
+func (c *Client) StateDir() string { return filepath.Join(c.stack.Dir, "driver"+suffix(c.number)) }
+
 // write writes the client's configuration, with runsc as the plugin is to know it.
 func (c *Client) write(runsc string) (path string, err error) {
 	s := c.stack
@@ -83,7 +86,7 @@ func (c *Client) write(runsc string) (path string, err error) {
 	agent.ServerRPC = s.ports.serverRPC
 	agent.MinDynamicPort, agent.MaxDynamicPort = s.block.dynamicPorts(c.number, s.options.Clients)
 	agent.PluginDir, agent.Rootfs, agent.Init = s.tools.plugins, s.tools.rootfs, s.tools.init
-	agent.StateDir = filepath.Join(s.Dir, "driver"+suffix(c.number))
+	agent.StateDir = c.StateDir()
 	agent.NodeSecret = s.NodeSecret
 	agent.Pool, agent.Runsc = c.pool, runsc
 	agent.FirstID, agent.LastID = s.block.ids(c.number, s.options.Clients)
@@ -182,7 +185,10 @@ func (c *Client) TakeNew(ctx context.Context, may bool) error {
 // plugin is the pid of the driver plugin that Nomad has started, or 0. Nomad
 // starts a second one for a moment when it reads plugins' configuration
 // schemas; the first that is found counts.
-func (c *Client) plugin() (int, error) {
+func (c *Client) plugin() (int, error) { return c.running(pluginName) }
+
+// running is the pid of a process of the node's that runs a program, or 0.
+func (c *Client) running(program string) (int, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return 0, err
@@ -194,7 +200,7 @@ func (c *Client) plugin() (int, error) {
 			continue
 		}
 		exe, _ := os.Readlink(procFile(pid, "exe")) // absent for one that has just ended
-		if filepath.Base(strings.TrimSuffix(exe, " (deleted)")) == pluginName && owner.owns(pid) {
+		if filepath.Base(strings.TrimSuffix(exe, " (deleted)")) == program && owner.owns(pid) {
 			return pid, nil
 		}
 	}
@@ -204,20 +210,29 @@ func (c *Client) plugin() (int, error) {
 // KillPlugin sends the driver plugin a signal and waits for its end. Nomad
 // starts another one as soon as it notices.
 func (c *Client) KillPlugin(ctx context.Context, signal syscall.Signal) error {
-	pid, err := c.plugin()
+	return c.kill(ctx, pluginName, signal)
+}
+
+// KillRestorer does the same to what restores workspaces, which the plugin starts again.
+func (c *Client) KillRestorer(ctx context.Context, signal syscall.Signal) error {
+	return c.kill(ctx, restorerName, signal)
+}
+
+func (c *Client) kill(ctx context.Context, program string, signal syscall.Signal) error {
+	pid, err := c.running(program)
 	if err != nil {
-		return fmt.Errorf("find plugin: %w", err)
+		return fmt.Errorf("find %s: %w", program, err)
 	}
 	if pid == 0 {
-		return errors.New("signal plugin: it does not run")
+		return fmt.Errorf("signal %s: it does not run", program)
 	}
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return fmt.Errorf("open plugin's process %d: %w", pid, err)
+		return fmt.Errorf("open process %d of %s: %w", pid, program, err)
 	}
 	defer unix.Close(fd)
 	if err := unix.PidfdSendSignal(fd, signal, nil, 0); err != nil {
-		return fmt.Errorf("signal plugin: %w", err)
+		return fmt.Errorf("signal %s: %w", program, err)
 	}
 	return waitExit(ctx, fd)
 }
@@ -234,7 +249,7 @@ func waitExit(ctx context.Context, pidfd int) error {
 		case err != nil && !errors.Is(err, unix.EINTR):
 			return os.NewSyscallError("poll", err)
 		case ctx.Err() != nil:
-			return fmt.Errorf("wait for the end of the plugin: %w", context.Cause(ctx))
+			return fmt.Errorf("wait for the end of a process: %w", context.Cause(ctx))
 		}
 	}
 }

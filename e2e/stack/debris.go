@@ -55,7 +55,7 @@ func (d *debris) find() ([]item, error) {
 	maps.Copy(d.allocs, allocIDs(d.dir, d.clients))
 	var all []item
 	for _, look := range []func() ([]item, error){
-		d.processes, d.mounts, d.loops, d.cgroups, d.links, d.bridges, d.tables,
+		d.processes, d.mounts, d.loops, d.incoming, d.cgroups, d.links, d.bridges, d.tables,
 	} {
 		items, err := look()
 		if err != nil {

@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/buntime/buntime/driver/sandbox/workspace"
 )
 
 // processes of the stack: those with its marker, with its directory in their
@@ -157,6 +159,23 @@ func (d *debris) loops() ([]item, error) {
 		})
 	}
 	return items, nil
+}
+
+// incoming finds loop devices of workspaces that were not all there at first: those
+// are bound to no file below d.dir.
+func (d *debris) incoming() ([]item, error) {
+	notes, err := filepath.Glob(filepath.Join(d.dir, "driver"+d.clients, "sandboxes/*", workspace.NoteFile))
+	if err != nil {
+		return nil, err
+	}
+	var found []item
+	for _, note := range notes {
+		dir := filepath.Dir(note)
+		if device := workspace.Bound(dir); device != "" {
+			found = append(found, item{what: fmt.Sprintf("%s of the workspace of %s", device, dir), remove: func() error { return workspace.Release(dir) }})
+		}
+	}
+	return found, nil
 }
 
 func detach(device string) error {

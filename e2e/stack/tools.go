@@ -29,6 +29,10 @@ type tools struct {
 // configuration by it.
 const pluginName = "nomad-driver-bun"
 
+// restorerName is the file name of what the plugin has restore workspaces, which lies
+// beside buntime-init.
+const restorerName = "buntime-restorer"
+
 // findTools looks the parts up as `make deps build` left them.
 func findTools(ctx context.Context) (tools, error) {
 	root, err := Root()
@@ -40,7 +44,7 @@ func findTools(ctx context.Context) (tools, error) {
 		init:     filepath.Join(root, "out/libexec/buntime-init"),
 		frontend: filepath.Join(root, "out/bin/buntime-frontend"),
 	}
-	for _, path := range []string{filepath.Join(t.plugins, pluginName), t.init, t.frontend} {
+	for _, path := range []string{filepath.Join(t.plugins, pluginName), t.init, filepath.Join(filepath.Dir(t.init), restorerName), t.frontend} {
 		if _, err := os.Stat(path); err != nil {
 			return tools{}, fmt.Errorf("find what `make build` makes: %w", err)
 		}

@@ -105,6 +105,7 @@ func prepare(t *testing.T) *machine {
 	}
 	build("build", "init", "e2e/vm/init")
 	build("build", "out/libexec/buntime-init", "plugins/buntime-init")
+	build("build", "out/libexec/buntime-restorer", "plugins/buntime-restorer")
 	build("build", "out/plugins/nomad-driver-bun", "plugins/nomad-driver-bun")
 	build("build", "out/bin/buntime-frontend", "plugins/buntime-frontend")
 	for _, tool := range []string{"nomad", "consul"} {

@@ -1,7 +1,7 @@
 // Copyright (c) The Buntime Authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Package fuse has the kernel ask this process for the content of a file: a file
+// Package fuse has the kernel ask a process for the content of a file: a file
 // system of FUSE whose root is that one file, mounted nowhere, for a loop device to
 // be bound to. It is how a workspace can be in use before all of it is there.
 //
@@ -9,8 +9,10 @@
 // 3,300 files, three rounds in turns), copying, reading and removing them, 256 MB
 // written and read and small synced writes differed by less than the rounds did.
 //
+// Who makes the file system need not be who serves it, and better is not if it has
+// anything to do with the file: a process that waits for itself cannot even be killed.
 // A process that dies leaves the connection behind where another has kept its
-// device: New's successor, Resume, then answers what the dead one had not.
+// device: Resume then answers what the dead one had not.
 package fuse
 
 import (
@@ -47,6 +49,7 @@ type Server struct {
 	mu     sync.Mutex
 	resend bool
 	inited chan struct{} // closed with the first request
+	once   sync.Once     // to close it: that too may be asked again
 }
 
 // device is what FUSE is spoken through.
@@ -59,25 +62,67 @@ const readers = 2
 // caller closes, best before anything else happens: a process that dies with it
 // open could wait for itself. The Server is to be closed.
 func New(file File, size int64) (_ *Server, fd int, err error) {
-	dev, err := unix.Open(device, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	m, err := Make()
 	if err != nil {
-		return nil, 0, fmt.Errorf("open %s: %w", device, err)
+		return nil, 0, err
 	}
-	mnt, err := mount(dev)
+	defer m.Close()
+	dev, err := m.Device()
 	if err != nil {
-		return nil, 0, errors.Join(err, unix.Close(dev))
+		return nil, 0, err
 	}
-	defer unix.Close(mnt)
-	// Not before it is mounted: until then the device cannot be polled for.
-	s := start(os.NewFile(uintptr(dev), device), file, size)
-	// Not with package os, which would ask the file whether it can be polled for while
-	// it holds what s waits with.
-	fd, err = unix.Open(fmt.Sprintf("/proc/self/fd/%d", mnt), unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, 0, errors.Join(fmt.Errorf("open file of FUSE: %w", err), s.Close())
+	s := Serve(dev, file, size)
+	if fd, err = m.Open(); err != nil {
+		return nil, 0, errors.Join(err, s.Close())
 	}
 	return s, fd, nil
 }
+
+// Made is a file system that somebody has to Serve.
+type Made struct {
+	// Dev is what stat(2) calls it.
+	Dev      uint64
+	dev, mnt int
+}
+
+// Make makes a file system, which is there for as long as what it returns, or something
+// that was opened by it, is.
+func Make() (*Made, error) {
+	dev, err := unix.Open(device, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", device, err)
+	}
+	mnt, err := mount(dev)
+	if err != nil {
+		return nil, errors.Join(err, unix.Close(dev))
+	}
+	m := &Made{dev: dev, mnt: mnt}
+	// Without a word to who serves it, of whom there is none yet.
+	var st unix.Statx_t
+	if err := unix.Statx(mnt, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, 0, &st); err != nil {
+		return nil, errors.Join(fmt.Errorf("look at mount of FUSE: %w", err), m.Close())
+	}
+	m.Dev = unix.Mkdev(st.Dev_major, st.Dev_minor)
+	return m, nil
+}
+
+// Device returns another descriptor of the device, which the caller closes, or gives
+// to Serve or Resume.
+func (m *Made) Device() (int, error) { return unix.FcntlInt(uintptr(m.dev), unix.F_DUPFD_CLOEXEC, 3) }
+
+// Open opens the file, as soon as somebody serves it.
+func (m *Made) Open() (int, error) {
+	// Not with package os, which would ask the file whether it can be polled for while
+	// it holds what who serves it waits with.
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", m.mnt), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("open file of FUSE: %w", err)
+	}
+	return fd, nil
+}
+
+// Close lets go of it.
+func (m *Made) Close() error { return errors.Join(unix.Close(m.mnt), unix.Close(m.dev)) }
 
 // mount makes the file system, which is there for as long as the descriptor or
 // something that was opened by it.
@@ -121,15 +166,17 @@ func Resume(dev int, file File, size int64) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("resume FUSE: %w", errors.Join(err, unix.Close(dev)))
 	}
-	s := start(os.NewFile(uintptr(dev), device), file, size)
+	s := Serve(dev, file, size)
 	if err := s.write(notifyResend, 0, nil); err != nil {
 		return nil, errors.Join(fmt.Errorf("have the kernel ask again: %w", err), s.Close())
 	}
 	return s, nil
 }
 
-func start(dev *os.File, file File, size int64) *Server {
-	s := &Server{dev: dev, file: file, size: size, gone: make(chan struct{}), inited: make(chan struct{})}
+// Serve begins to serve a file of size bytes on dev, which it takes over. The Server is
+// to be closed.
+func Serve(dev int, file File, size int64) *Server {
+	s := &Server{dev: os.NewFile(uintptr(dev), device), file: file, size: size, gone: make(chan struct{}), inited: make(chan struct{})}
 	for range readers {
 		s.readers.Go(s.serve)
 	}
@@ -138,19 +185,6 @@ func start(dev *os.File, file File, size int64) *Server {
 		close(s.gone)
 	}()
 	return s
-}
-
-// Device returns another descriptor of the device, which the caller closes: one for
-// a process that keeps it for Resume.
-func (s *Server) Device() (fd int, err error) {
-	conn, err := s.dev.SyscallConn() // Fd would have it block
-	if err != nil {
-		return 0, err
-	}
-	if cerr := conn.Control(func(dev uintptr) { fd, err = unix.FcntlInt(dev, unix.F_DUPFD_CLOEXEC, 3) }); cerr != nil {
-		return 0, cerr
-	}
-	return fd, err
 }
 
 // Gone is closed when the file has been let go of, by everybody.
@@ -170,6 +204,36 @@ func (s *Server) Close() error {
 	err := s.Stop()
 	s.late.Wait()
 	return err
+}
+
+// Abort ends the connection of the file system that stat(2) calls dev, whoever has its
+// device: who waits gets errors.
+func Abort(dev uint64) error {
+	ctx, err := unix.Fsopen("fusectl", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("open fusectl: %w", err)
+	}
+	defer unix.Close(ctx)
+	mnt := -1
+	if err = unix.FsconfigCreate(ctx); err == nil {
+		mnt, err = unix.Fsmount(ctx, unix.FSMOUNT_CLOEXEC, 0)
+	}
+	if err != nil {
+		return fmt.Errorf("mount fusectl: %w", err)
+	}
+	defer unix.Close(mnt)
+	fd, err := unix.Openat(mnt, fmt.Sprintf("%d/abort", unix.Minor(dev)), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil // it has ended
+	}
+	if err == nil {
+		_, err = unix.Write(fd, []byte("1"))
+		err = errors.Join(err, unix.Close(fd))
+	}
+	if err != nil {
+		return fmt.Errorf("abort FUSE connection %d: %w", unix.Minor(dev), err)
+	}
+	return nil
 }
 
 // Supported says whether this kernel can do all that is needed here; Resume needs

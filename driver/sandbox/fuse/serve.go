@@ -41,6 +41,7 @@ const (
 	flagInitExt        = 1 << 30
 	flagHasResend      = 1 << (39 - 32) // in the upper half
 	openKeepCache      = 1 << 1
+	openNoFlush        = 1 << 5
 	headIn, headOut    = 40, 16
 	headRead, headTail = 40, 4096
 )
@@ -132,9 +133,7 @@ func (s *Server) answer(buf *[]byte, n int) bool {
 		s.reply(r, nil, nil)
 		return false
 	default:
-		// FLUSH among others: the kernel does not ask again. A process that died with
-		// the file open would wait for an answer to it, of itself.
-		s.reply(r, unix.ENOSYS, nil)
+		s.reply(r, unix.ENOSYS, nil) // the kernel does not ask again
 	}
 	return true
 }
@@ -240,7 +239,7 @@ func (s *Server) init(r request) {
 	s.resend = agreed&(flagHasResend<<32) != 0
 	s.mu.Unlock()
 	s.reply(r, nil, b)
-	close(s.inited)
+	s.once.Do(func() { close(s.inited) })
 }
 
 // attributes of the file.
@@ -257,9 +256,12 @@ func (s *Server) attributes() []byte {
 	return b
 }
 
+// open also says that no close asks for anything. A child of a process with the file
+// open closes it before it becomes another program: were that to be who serves the file,
+// both would wait for ever.
 func open() []byte {
 	b := make([]byte, 16)
-	le.PutUint32(b[8:], openKeepCache)
+	le.PutUint32(b[8:], openKeepCache|openNoFlush)
 	return b
 }
 

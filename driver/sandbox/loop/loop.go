@@ -49,11 +49,12 @@ func (m Mode) flags() int {
 // small files and a third faster for big ones.
 func Attach(image *os.File, mode Mode) (*os.File, error) {
 	defer runtime.KeepAlive(image)
-	return AttachFD(int(image.Fd()), image.Name(), mode)
+	return AttachFD(int(image.Fd()), image.Name(), "", mode)
 }
 
-// AttachFD is Attach for a descriptor, with a name for errors.
-func AttachFD(image int, name string, mode Mode) (*os.File, error) {
+// AttachFD is Attach for a descriptor, with a name for errors, and a mark of 63
+// characters at most that Open finds it by.
+func AttachFD(image int, name, mark string, mode Mode) (*os.File, error) {
 	control, err := os.OpenFile(Control, os.O_RDWR, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open loop control: %w", err)
@@ -61,6 +62,7 @@ func AttachFD(image int, name string, mode Mode) (*os.File, error) {
 	defer control.Close()
 	config := unix.LoopConfig{Fd: uint32(image), Size: mode.BlockSize}
 	config.Info.Flags = unix.LO_FLAGS_AUTOCLEAR
+	copy(config.Info.File_name[:len(config.Info.File_name)-1], mark)
 	if !mode.Buffered {
 		config.Info.Flags |= unix.LO_FLAGS_DIRECT_IO
 	}
@@ -163,9 +165,9 @@ func isBound(dev *os.File, image Identity) bool {
 	return err == nil && info.Device == image.Dev && info.Inode == image.Ino
 }
 
-// Open opens the device at path if it is bound to image; an error wraps
-// fs.ErrNotExist if it is not.
-func Open(path string, image Identity) (*os.File, error) {
+// Open opens the device at path if AttachFD has marked it so; an error wraps
+// fs.ErrNotExist if it has not.
+func Open(path, mark string) (*os.File, error) {
 	dev, err := os.Open(path)
 	if errors.Is(err, unix.ENXIO) {
 		err = fs.ErrNotExist
@@ -173,22 +175,24 @@ func Open(path string, image Identity) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open loop device: %w", err)
 	}
-	if !isBound(dev, image) {
-		dev.Close()
-		return nil, fmt.Errorf("%s is bound to something else: %w", path, fs.ErrNotExist)
+	info, err := unix.IoctlLoopGetStatus64(int(dev.Fd()))
+	if err == nil && unix.ByteSliceToString(info.File_name[:]) == mark {
+		return dev, nil
 	}
-	return dev, nil
+	dev.Close()
+	return nil, fmt.Errorf("%s is bound to something else: %w", path, fs.ErrNotExist)
 }
 
 // StillBound tells whether the device at path, which may be gone, is bound to
 // image.
 func StillBound(path string, image Identity) (bool, error) {
-	dev, err := Open(path, image)
-	if errors.Is(err, fs.ErrNotExist) {
+	dev, err := os.Open(path)
+	if errors.Is(err, unix.ENXIO) || errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	return true, dev.Close()
+	defer dev.Close()
+	return isBound(dev, image), nil
 }

@@ -5,7 +5,6 @@ package workspace
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -136,7 +135,8 @@ func (m *Manager) Create(ctx context.Context, id string, size int64) (*Workspace
 }
 
 // Fill makes an image at a path where there is nothing: one that a workspace had
-// before. It is all there when Fill returns, or as much of it as the Source says.
+// before. It is all there when Fill returns, or it makes nothing, and the Source it returns
+// does.
 type Fill func(ctx context.Context, path string) (Source, error)
 
 // CreateFrom is Create with an image that fill makes. size is how large it will be
@@ -150,16 +150,22 @@ func (m *Manager) CreateFrom(ctx context.Context, id string, size int64, notes s
 	if err := m.checkSpace(size); err != nil {
 		return nil, fmt.Errorf("create workspace %s: %w", id, err)
 	}
-	var source Source
+	var i *incoming
 	w, err := m.buildWith(func(path string) error {
-		source, err = fill(ctx, path)
+		source, err := fill(ctx, path)
+		if err == nil && source != nil {
+			i, err = begin(ctx, source, path, m.log)
+		}
 		return err
 	}, func(image *os.File) (*Workspace, error) {
-		if source == nil {
+		if i == nil {
 			return m.mountImage(image, loop.Attach, restoredMode)
 		}
-		return m.mountIncoming(image, source)
+		return m.mountIncoming(ctx, image, i)
 	})
+	if err != nil && i != nil {
+		err = errors.Join(err, i.close())
+	}
 	if err == nil && w.incoming != nil {
 		if err = w.incoming.bound.note(notes); err != nil {
 			err = errors.Join(err, w.Destroy(ctx))
@@ -171,15 +177,14 @@ func (m *Manager) CreateFrom(ctx context.Context, id string, size int64, notes s
 	return m.adopt(ctx, w, id, path)
 }
 
-// mountIncoming mounts an image of which not all need be there. It takes source over.
-func (m *Manager) mountIncoming(image *os.File, source Source) (*Workspace, error) {
-	i := newIncoming(image)
-	i.supply(source)
-	w, err := m.mountImage(image, func(_ *os.File, mode loop.Mode) (*os.File, error) { return i.attach(mode) }, loopMode)
+// mountIncoming mounts an image of which not all need be there.
+func (m *Manager) mountIncoming(ctx context.Context, image *os.File, i *incoming) (*Workspace, error) {
+	w, err := m.mountImage(image, func(_ *os.File, mode loop.Mode) (*os.File, error) { return i.attach(ctx, image, mode) }, loopMode)
 	if err != nil {
-		return nil, errors.Join(err, i.close())
+		return nil, err
 	}
 	w.incoming = i
+	_ = i.unmake() // descriptors only
 	return w, nil
 }
 
@@ -203,28 +208,22 @@ func (m *Manager) Open(_ context.Context, id string) (*Workspace, error) {
 // with the same notes. kept returns the descriptor that was kept of it (Workspace.Keep).
 // If lacking, it waits for Supply.
 func (m *Manager) OpenFrom(ctx context.Context, id, notes string, kept func() (int, error)) (w *Workspace, lacking bool, err error) {
-	text, err := os.ReadFile(filepath.Join(notes, noteFile))
+	b, err := readBound(notes)
 	if errors.Is(err, fs.ErrNotExist) { // all of it was there at once
 		w, err := m.Open(ctx, id)
 		return w, false, err
 	}
-	var b bound
-	if err == nil {
-		err = json.Unmarshal(text, &b)
-	}
 	if err != nil {
-		return nil, false, fmt.Errorf("read what workspace %s is bound to: %w", id, err)
+		return nil, false, fmt.Errorf("open workspace %s: %w", id, err)
 	}
 	w, err = m.open(id, func(image *os.File) (*Workspace, error) {
 		dev, err := kept()
 		if err != nil {
-			return nil, err
+			return nil, errors.Join(err, Release(notes)) // its sandbox has ended, or ends
 		}
-		i := newIncoming(image)
-		if err := i.resume(dev, b); err != nil {
-			return nil, err
-		}
-		w, err := m.mountImage(image, func(*os.File, loop.Mode) (*os.File, error) { return loop.Open(b.Loop, b.Identity) }, loopMode)
+		i := newIncoming(dev, b, m.log)
+		i.keepServed(image)
+		w, err := m.mountImage(image, func(*os.File, loop.Mode) (*os.File, error) { return loop.Open(b.Loop, b.Mark) }, loopMode)
 		if err != nil {
 			return nil, errors.Join(err, i.close())
 		}
