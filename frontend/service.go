@@ -42,9 +42,13 @@ type Service struct {
 	// Grace is how long a session may be starting, and a record be ahead of
 	// its job, before Reap takes it for left behind.
 	Grace time.Duration
+	// Pool says how many slots are kept ready.
+	Pool PoolSettings
 	// Now is the clock.
 	Now func() time.Time
 
+	pool    *pool
+	line    *line
 	cache   cache
 	missing missing
 	flights singleflight.Group
@@ -54,13 +58,21 @@ type Service struct {
 
 // NewService makes a Service with the usual settings.
 func NewService(store Store, scheduler Scheduler, node Node, log *slog.Logger) *Service {
-	return &Service{
+	s := &Service{
 		Store: store, Scheduler: scheduler, Node: node, Log: log,
 		ReapInterval: 10 * time.Second,
 		Grace:        time.Minute,
 		Now:          time.Now,
+		pool:         newPool(),
 	}
+	s.line = newLine(starts, func(shape Shape) *Slot {
+		return s.pool.pick(shape, s.Scheduler.JobVersion(), s.Now())
+	})
+	return s
 }
+
+// starts is how many jobs of new sessions a front-end starts at a time.
+const starts = 16
 
 // Close waits for writes that are under way, each at most cleanupTimeout.
 func (s *Service) Close() { s.background.Wait() }

@@ -33,6 +33,10 @@ type Store struct {
 	claims  map[string]map[uint64]claim.Claim
 	rests   map[string]map[uint64]claim.Rest
 	changed chan struct{} // closed and replaced with every claim
+
+	slots        map[string]slot
+	slotIndex    uint64        // of the last change of a slot
+	slotsChanged chan struct{} // closed with the next; nil before anybody waits
 }
 
 type record struct {

@@ -24,6 +24,10 @@ type Scheduler struct {
 	Fail func(method string) error
 	// Starts counts the jobs that were started.
 	Starts int
+	// Slots counts those of slots.
+	Slots int
+	// Version is that of its jobs.
+	Version string
 
 	mu       sync.Mutex
 	jobs     map[string]map[uint64]job // by session and epoch

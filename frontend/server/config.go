@@ -18,6 +18,7 @@ import (
 
 	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/driver/snapshot/backend"
+	"github.com/buntime/buntime/frontend"
 	"github.com/buntime/buntime/frontend/api"
 	"github.com/buntime/buntime/frontend/consul"
 	"github.com/buntime/buntime/frontend/nomad"
@@ -58,6 +59,9 @@ type Config struct {
 		PerClient int `json:"per_client"`
 	} `json:"connections"`
 
+	// Pool is of slots: sessions that are started before anybody asks for them.
+	Pool PoolConfig `json:"pool"`
+
 	// ReapInterval is how often what has no owner is looked for. Default 10 s.
 	ReapInterval Duration `json:"reap_interval"`
 	// ReadHeaderTimeout bounds how long the head of a request may take to
@@ -71,6 +75,48 @@ type Config struct {
 	// ShutdownTimeout is how long requests under way may take when the
 	// front-end is told to end. Default 15 s.
 	ShutdownTimeout Duration `json:"shutdown_timeout"`
+}
+
+// PoolConfig says how many slots are kept ready.
+type PoolConfig struct {
+	// Off is for none at all.
+	Off bool `json:"off"`
+	// Min is how many slots of the default shape there are at least. Default 4.
+	Min *int `json:"min"`
+	// Max is how many there are at most of each shape. Default 50.
+	Max int `json:"max"`
+	// MaxAge is how old a slot becomes. Default 1 h.
+	MaxAge Duration `json:"max_age"`
+	// Refills is how many slots are made at a time. Default 4.
+	Refills int `json:"refills"`
+	// NodeMemory is how much memory, in MB, slots may take of each node. Default 1024.
+	NodeMemory int `json:"node_memory"`
+}
+
+func (p *PoolConfig) defaults() {
+	if p.Min == nil {
+		p.Min = new(4)
+	}
+	def(&p.Max, max(50, *p.Min))
+	def(&p.MaxAge, Duration(time.Hour))
+	def(&p.Refills, 4)
+	def(&p.NodeMemory, 1024)
+}
+
+func (p *PoolConfig) check() error {
+	if *p.Min < 0 || p.Max < *p.Min || p.Refills < 1 || p.NodeMemory < 1 {
+		return errors.New("pool: min must not be negative, max not less than min, and refills and node_memory positive")
+	}
+	return nil
+}
+
+func (p *PoolConfig) settings() frontend.PoolSettings {
+	if p.Off {
+		return frontend.PoolSettings{}
+	}
+	return frontend.PoolSettings{
+		Min: *p.Min, Max: p.Max, MaxAge: time.Duration(p.MaxAge), Refills: p.Refills, NodeMemory: p.NodeMemory,
+	}
 }
 
 // Duration is a time.Duration as text: "10s".
@@ -137,6 +183,9 @@ func parse(text []byte, env func(string) string) (Config, error) {
 	case c.Connections.Total < 1 || c.Connections.PerClient < 1:
 		return c, errors.New("connections.total and connections.per_client must be positive")
 	}
+	if err := c.Pool.check(); err != nil {
+		return c, err
+	}
 	if _, err := api.NewKeyring(c.Keys); err != nil {
 		return c, err
 	}
@@ -159,6 +208,7 @@ func (c *Config) defaults() error {
 		scheme = "http"
 	}
 	def(&c.PreviewScheme, scheme)
+	c.Pool.defaults()
 	def(&c.ReapInterval, Duration(10*time.Second))
 	def(&c.ReadHeaderTimeout, Duration(10*time.Second))
 	def(&c.IdleTimeout, Duration(2*time.Minute))

@@ -1,0 +1,139 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package frontend
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// PoolSettings say how many slots there are. The zero value is no pool at all.
+type PoolSettings struct {
+	// Min is how many slots of the default shape there are at least, Max how many of
+	// each shape at most; 0 is no pool.
+	Min, Max int
+	// MaxAge is how old a slot may become before it gives way to a new one.
+	MaxAge time.Duration
+	// Refills is how many slots are made at a time.
+	Refills int
+	// NodeMemory is how much memory, in MB, the slots of all shapes may take of each
+	// node together.
+	NodeMemory int
+}
+
+const (
+	// watchPause is between two readings of the list of slots: in a burst each slot
+	// that is taken changes it.
+	watchPause = 20 * time.Millisecond
+	// setAside is how long a slot is left alone that could not be taken for a reason
+	// that says nothing of it, or whose node did not answer.
+	setAside = 10 * time.Second
+)
+
+// pool is what this front-end knows of the slots. What counts is the Store: whoever
+// takes a slot there has it.
+type pool struct {
+	mu    sync.Mutex
+	slots map[string]*Slot     // as listed last, by id
+	aside map[string]time.Time // slots (by id) and nodes not to be chosen until then
+	// changed is closed and replaced with every new list.
+	changed chan struct{}
+	known   bool // whether there was a list yet
+}
+
+func newPool() *pool {
+	return &pool{slots: map[string]*Slot{}, aside: map[string]time.Time{}, changed: make(chan struct{})}
+}
+
+// list takes the slots as they are in the Store.
+func (p *pool) list(slots []*Slot, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	clear(p.slots)
+	for _, slot := range slots {
+		p.slots[slot.ID] = slot
+	}
+	for name, until := range p.aside {
+		if !now.Before(until) {
+			delete(p.aside, name)
+		}
+	}
+	p.known = true
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+// add makes a slot known before the next list does.
+func (p *pool) add(slot *Slot) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.slots[slot.ID] = slot
+}
+
+// all are the slots that nobody here has chosen, and what is closed when there is
+// another list. known says whether there ever was one.
+func (p *pool) all(now time.Time) (slots []*Slot, changed <-chan struct{}, known bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, slot := range p.slots {
+		if !now.Before(p.aside[slot.ID]) {
+			slots = append(slots, slot)
+		}
+	}
+	return slots, p.changed, p.known
+}
+
+// pick chooses a ready slot of a shape and a job's version, which nobody else here
+// chooses then; nil if there is none. By chance, so that front-ends seldom choose the
+// same.
+func (p *pool) pick(shape Shape, job string, now time.Time) *Slot {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var fit []*Slot
+	for _, slot := range p.slots {
+		if slot.Ready() && slot.Shape == shape && slot.Job == job && now.Before(slot.Ends) &&
+			!now.Before(p.aside[slot.ID]) && !now.Before(p.aside[slot.Claim.Node]) {
+			fit = append(fit, slot)
+		}
+	}
+	if len(fit) == 0 {
+		return nil
+	}
+	slot := fit[rand.IntN(len(fit))]
+	p.aside[slot.ID] = now.Add(setAside)
+	return slot
+}
+
+// distrust leaves the slots of a node alone for some time.
+func (p *pool) distrust(node string, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.aside[node] = now.Add(setAside)
+}
+
+// WatchPool keeps what this front-end knows of the slots up to date, until the
+// context ends. Each front-end has to run it.
+func (s *Service) WatchPool(ctx context.Context) {
+	if s.Pool.Max == 0 {
+		return
+	}
+	var since uint64
+	for ctx.Err() == nil {
+		slots, next, err := s.Store.Slots(ctx, since)
+		if err != nil {
+			if ctx.Err() == nil {
+				s.Log.Warn("look for slots; trying again", "in", time.Second, "err", err)
+			}
+			since = 0
+			pause(ctx, time.Second)
+			continue
+		}
+		since = next
+		s.pool.list(slots, s.Now())
+		s.line.serve()
+		pause(ctx, watchPause)
+	}
+}
