@@ -74,6 +74,7 @@ func (s *Service) Create(ctx context.Context, key Key, r CreateRequest) (*Sessio
 		if err := s.admit(ctx, sess, key.Allowed.Sessions); err != nil {
 			return nil, err
 		}
+		s.arrivals.note(sess.Limits.Shape())
 	}
 	limited, cancel := context.WithTimeoutCause(ctx, claimTimeout, fmt.Errorf("no turn in %v", claimTimeout))
 	defer cancel()
@@ -165,7 +166,7 @@ func (s *Service) start(ctx context.Context, sess *Session) (*Session, error) {
 		return nil, fmt.Errorf("start job of %s: %w", sess.ID, err)
 	}
 	stop = timing.Start(ctx, "claim")
-	placed, err := s.awaitClaim(ctx, sess, sess.Version)
+	placed, err := s.awaitPlace(ctx, sess, sess.Version)
 	stop()
 	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return nil, s.notStarted(ctx, sess)

@@ -8,35 +8,44 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
+	"slices"
 	"sync"
 	"time"
 )
 
-const (
-	// slotTimeout is how long a slot may take until it is ready. One that waits
-	// longer finds no room, or its node is in trouble.
-	slotTimeout = 30 * time.Second
-	// keepEvery is how often the number of slots is considered when none changes.
-	keepEvery = time.Second
-	// firstRest and lastRest are how long no slots are made after one could not be.
-	firstRest = time.Second
-	lastRest  = 30 * time.Second
-)
+// keepEvery is how often the number of slots is considered when none changes.
+const keepEvery = time.Second
+
+// slotMemory is what a slot takes of its node, in MB: init, a runner that waits, and
+// what the kernel has for them.
+const slotMemory = 24
 
 // keeper keeps slots ready: it makes them, and ends those of no more use. One
 // front-end has it, the leader.
 type keeper struct {
 	*Service
 	work sync.WaitGroup
+	done chan struct{} // told when a slot was made, or could not be, and of nodes
 
-	mu     sync.Mutex // of what follows
-	making map[string]Shape
-	ending map[string]bool
-	// handled has those that were just made, or were not: the list may be behind.
+	mu sync.Mutex // of what follows
+	// making has the slots that are being made, ending those being ended, and handled
+	// those that were just made or not: the list may be behind.
+	making  map[string]*Slot
+	ending  map[string]bool
 	handled map[string]time.Time
-	fails   int // slots that could not be made in a row
+	nodes   map[string]NodeState // nil while they are not known
+	learner *learner
+	heard   bool // whether reports were read before
+	fails   int  // slots that could not be made in a row
 	rests   time.Time
-	done    chan struct{} // told when one was made, or could not be
+}
+
+func newKeeper(s *Service) *keeper {
+	return &keeper{
+		Service: s, done: make(chan struct{}, 1), making: map[string]*Slot{}, ending: map[string]bool{},
+		handled: map[string]time.Time{}, learner: newLearner(),
+	}
 }
 
 // keepPool keeps the slots until the context ends.
@@ -44,10 +53,12 @@ func (s *Service) keepPool(ctx context.Context) {
 	if s.Pool.Max == 0 {
 		return // the reaper ends what another's settings have left
 	}
-	k := &keeper{Service: s, making: map[string]Shape{}, ending: map[string]bool{}, handled: map[string]time.Time{}, done: make(chan struct{}, 1)}
+	k := newKeeper(s)
 	defer k.work.Wait() // which the context ends
+	k.work.Go(func() { k.watchNodes(ctx) })
 	tick := time.NewTicker(keepEvery)
 	defer tick.Stop()
+	k.hear(ctx)
 	for {
 		slots, changed, known := s.pool.all(s.Now())
 		if known {
@@ -57,10 +68,72 @@ func (s *Service) keepPool(ctx context.Context) {
 		case <-changed:
 		case <-k.done:
 		case <-tick.C:
+			k.hear(ctx)
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+// poke has the slots considered again.
+func (k *keeper) poke() {
+	select {
+	case k.done <- struct{}{}:
+	default:
+	}
+}
+
+// watchNodes knows which nodes there are.
+func (k *keeper) watchNodes(ctx context.Context) {
+	var since uint64
+	for ctx.Err() == nil {
+		nodes, next, err := k.Scheduler.Nodes(ctx, since)
+		if err != nil {
+			since = 0
+			pause(ctx, time.Second)
+			continue
+		}
+		since = next
+		k.mu.Lock()
+		k.nodes = make(map[string]NodeState, len(nodes))
+		for _, n := range nodes {
+			k.nodes[n.ID] = n
+		}
+		k.mu.Unlock()
+		k.poke()
+	}
+}
+
+// hear takes what the front-ends were asked for.
+func (k *keeper) hear(ctx context.Context) {
+	limited, cancel := context.WithTimeoutCause(ctx, lookupTimeout, fmt.Errorf("no reports in %v", lookupTimeout))
+	defer cancel()
+	reports, err := k.Store.Reports(limited)
+	if err != nil {
+		reports = map[string]Report{} // this front-end's own is known all the same
+	}
+	now := k.Now()
+	reports[k.arrivals.name], _ = k.arrivals.report(now)
+	for _, who := range k.learn(reports, err == nil, now) {
+		_ = k.Store.DropReport(limited, who) // or the next time
+	}
+}
+
+// learn takes reports, all that there are or only this front-end's, and returns of
+// whom there is nothing more to hear.
+func (k *keeper) learn(reports map[string]Report, all bool, now time.Time) (silent []string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for who, r := range reports {
+		if now.Sub(r.At) > reportAge {
+			delete(k.learner.seen, who)
+			silent = append(silent, who)
+			continue
+		}
+		k.learner.hear(who, r, k.heard, now)
+	}
+	k.heard = k.heard || all
+	return silent
 }
 
 // round ends what is of no use and makes what is missing.
@@ -69,40 +142,101 @@ func (k *keeper) round(ctx context.Context, slots []*Slot) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	maps.DeleteFunc(k.handled, func(_ string, at time.Time) bool { return now.Sub(at) > slotTimeout })
-	have := map[Shape]int{}
-	for _, shape := range k.making {
-		have[shape]++
-	}
+	ready, coming := map[Shape][]*Slot{}, map[Shape]int{}
 	for _, slot := range slots {
-		_, making := k.making[slot.ID]
-		switch why := k.useless(slot, now); {
-		case k.ending[slot.ID], making:
+		why := k.useless(slot, now)
+		switch {
+		case k.ending[slot.ID], k.making[slot.ID] != nil:
 		case why != "":
 			k.retire(ctx, slot, why)
 		case slot.Ready():
-			have[slot.Shape]++
-		case !k.handled[slot.ID].IsZero():
-		default: // of a leader before
-			have[slot.Shape]++
+			ready[slot.Shape] = append(ready[slot.Shape], slot)
+		case k.handled[slot.ID].IsZero(): // of a leader before
 			k.start(ctx, slot, false)
+		default:
+			coming[slot.Shape]++
 		}
+	}
+	for _, slot := range k.making {
+		coming[slot.Shape]++
+	}
+	wanted := k.wanted(now)
+	for shape, list := range ready {
+		k.shed(ctx, list, wanted[shape])
 	}
 	if now.Before(k.rests) {
 		return
 	}
-	for shape, want := range k.wanted() {
-		for n := have[shape]; n < want && len(k.making) < k.Pool.Refills; n++ {
-			k.start(ctx, &Slot{
-				ID: NewID(), Shape: shape, Job: k.Scheduler.JobVersion(),
-				Made: now.UTC(), Ends: now.UTC().Add(k.Pool.MaxAge),
-			}, true)
+	for shape, want := range wanted {
+		for n := len(ready[shape]) + coming[shape]; n < want && len(k.making) < k.Pool.Refills; n++ {
+			k.start(ctx, k.newSlot(shape, k.place(ready), now), true)
 		}
 	}
 }
 
-// wanted is how many slots there are to be.
-func (k *keeper) wanted() map[Shape]int {
-	return map[Shape]int{DefaultLimits.Shape(): k.Pool.Min}
+func (k *keeper) newSlot(shape Shape, node string, now time.Time) *Slot {
+	return &Slot{
+		ID: NewID(), Shape: shape, Job: k.Scheduler.JobVersion(),
+		Made: now.UTC(), Ends: now.UTC().Add(k.Pool.MaxAge), Node: node,
+	}
+}
+
+// surplus is how many slots there may be above what is wanted, in parts of it: the
+// wish moves all the time, and to end one and make it again is for nothing.
+const surplus = 0.25
+
+// shed ends the oldest of the slots of a shape that are too many. Called with mu held.
+func (k *keeper) shed(ctx context.Context, slots []*Slot, want int) {
+	most := want + int(math.Ceil(surplus*float64(want)))
+	if len(slots) <= most {
+		return
+	}
+	slices.SortFunc(slots, func(a, b *Slot) int { return a.Made.Compare(b.Made) })
+	for _, slot := range slots[:len(slots)-most] {
+		k.retire(ctx, slot, "not wanted any more")
+	}
+}
+
+// wanted is how many slots of each shape there are to be.
+func (k *keeper) wanted(now time.Time) map[Shape]int {
+	first := DefaultLimits.Shape()
+	return divide(k.learner.wants(now, first, k.Pool.Refills), first, k.Pool.Min, k.Pool.Max, k.room())
+}
+
+// perNode is how many slots a node may have.
+func (k *keeper) perNode() int { return max(k.Pool.NodeMemory/slotMemory, 1) }
+
+// room is how many slots the nodes may have together.
+func (k *keeper) room() int {
+	if k.nodes == nil {
+		return k.Pool.Min
+	}
+	n := 0
+	for _, node := range k.nodes {
+		if node.Takes {
+			n += k.perNode()
+		}
+	}
+	return n
+}
+
+// place is the node that has the fewest slots: lost, it takes as few as possible along.
+func (k *keeper) place(ready map[Shape][]*Slot) (node string) {
+	has := map[string]int{}
+	for _, slots := range ready {
+		for _, slot := range slots {
+			has[slot.Claim.Node]++
+		}
+	}
+	for _, slot := range k.making {
+		has[slot.Node]++
+	}
+	for id, n := range k.nodes {
+		if n.Takes && (node == "" || has[id] < has[node]) {
+			node = id
+		}
+	}
+	return node
 }
 
 // useless says why nobody should take a slot any more, or "".
@@ -114,6 +248,8 @@ func (k *keeper) useless(slot *Slot, now time.Time) string {
 		return "of another version of the job"
 	case !slot.Ready() && now.Sub(slot.Made) > 2*slotTimeout:
 		return "never ready"
+	case slot.Ready() && k.nodes != nil && !k.nodes[slot.Claim.Node].Up:
+		return "its node drains, or is away"
 	}
 	return ""
 }
@@ -144,78 +280,4 @@ func (s *Service) endSlot(ctx context.Context, slot *Slot, why string) error {
 	}
 	s.Log.Info("end slot", "slot", slot.ID, "why", why)
 	return s.release(ctx, slot.ID)
-}
-
-// start makes a slot in the background, from the beginning if it is new. Called with
-// mu held.
-func (k *keeper) start(ctx context.Context, slot *Slot, fresh bool) {
-	k.making[slot.ID] = slot.Shape
-	k.work.Go(func() {
-		err := k.make(ctx, slot, fresh)
-		if err != nil && !errors.Is(err, ErrConflict) && ctx.Err() == nil {
-			k.Log.Warn("make slot", "slot", slot.ID, "err", err)
-		}
-		k.made(slot, err)
-	})
-}
-
-// made notes that a slot is ready, or could not be made.
-func (k *keeper) made(slot *Slot, err error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	delete(k.making, slot.ID)
-	k.handled[slot.ID] = k.Now()
-	if err == nil {
-		k.fails = 0
-	} else {
-		k.rests = k.Now().Add(min(firstRest<<min(k.fails, 10), lastRest))
-		k.fails++
-	}
-	select {
-	case k.done <- struct{}{}:
-	default:
-	}
-}
-
-// make makes a slot and returns once it is ready to be taken. The record comes first,
-// so that whatever is of a slot has one, or is nobody's.
-func (k *keeper) make(ctx context.Context, slot *Slot, fresh bool) error {
-	limited, cancel := context.WithTimeoutCause(ctx, slotTimeout, fmt.Errorf("not ready in %v", slotTimeout))
-	defer cancel()
-	since := slot.Version
-	if fresh {
-		if err := k.Store.AddSlot(limited, slot); err != nil {
-			return fmt.Errorf("add slot: %w", err) // if it is there all the same, it will be finished
-		}
-		since = slot.Version
-		if err := k.Scheduler.StartSlot(limited, slot); err != nil {
-			return errors.Join(fmt.Errorf("start job: %w", err), k.unmake(ctx, slot))
-		}
-	}
-	c, err := k.Store.WaitClaim(limited, slot.ID, firstEpoch, since)
-	if err != nil {
-		return errors.Join(fmt.Errorf("wait for a node: %w", err), k.unmake(ctx, slot))
-	}
-	ready := *slot
-	ready.Claim = c
-	if err := k.Node.Prepared(limited, ready.session()); err != nil {
-		return errors.Join(fmt.Errorf("wait until it is ready: %w", err), k.unmake(ctx, slot))
-	}
-	if err := k.Store.UpdateSlot(limited, &ready); err != nil {
-		return fmt.Errorf("note that it is ready: %w", err)
-	}
-	k.pool.add(&ready)
-	k.line.serve()
-	return nil
-}
-
-// unmake ends a slot that did not become ready. When the leadership ends, the next
-// leader may finish it.
-func (k *keeper) unmake(ctx context.Context, slot *Slot) error {
-	if ctx.Err() != nil {
-		return nil
-	}
-	ctx, cancel := cleanup(ctx)
-	defer cancel()
-	return k.endSlot(ctx, slot, "not ready in time")
 }

@@ -5,6 +5,8 @@ package frontend
 
 import (
 	"context"
+	"maps"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -48,19 +50,18 @@ func newPool() *pool {
 	return &pool{slots: map[string]*Slot{}, aside: map[string]time.Time{}, changed: make(chan struct{})}
 }
 
-// list takes the slots as they are in the Store.
-func (p *pool) list(slots []*Slot, now time.Time) {
+// list takes the slots as they are in the Store at a version. What was added since is
+// newer.
+func (p *pool) list(slots []*Slot, version uint64, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	clear(p.slots)
+	maps.DeleteFunc(p.slots, func(_ string, slot *Slot) bool { return slot.Version <= version })
 	for _, slot := range slots {
-		p.slots[slot.ID] = slot
-	}
-	for name, until := range p.aside {
-		if !now.Before(until) {
-			delete(p.aside, name)
+		if p.slots[slot.ID] == nil {
+			p.slots[slot.ID] = slot
 		}
 	}
+	maps.DeleteFunc(p.aside, func(_ string, until time.Time) bool { return !now.Before(until) })
 	p.known = true
 	close(p.changed)
 	p.changed = make(chan struct{})
@@ -114,12 +115,15 @@ func (p *pool) distrust(node string, now time.Time) {
 	p.aside[node] = now.Add(setAside)
 }
 
-// WatchPool keeps what this front-end knows of the slots up to date, until the
-// context ends. Each front-end has to run it.
+// WatchPool keeps what this front-end knows of the slots up to date, and tells the
+// leader what it is asked for, until the context ends. Each front-end has to run it.
 func (s *Service) WatchPool(ctx context.Context) {
 	if s.Pool.Max == 0 {
 		return
 	}
+	var reports sync.WaitGroup
+	defer reports.Wait() // which the context ends
+	reports.Go(func() { s.reportDemand(ctx) })
 	var since uint64
 	for ctx.Err() == nil {
 		slots, next, err := s.Store.Slots(ctx, since)
@@ -132,7 +136,11 @@ func (s *Service) WatchPool(ctx context.Context) {
 			continue
 		}
 		since = next
-		s.pool.list(slots, s.Now())
+		version := next
+		if version == 0 { // the Store begins anew
+			version = math.MaxUint64
+		}
+		s.pool.list(slots, version, s.Now())
 		s.line.serve()
 		pause(ctx, watchPause)
 	}

@@ -47,11 +47,12 @@ type Service struct {
 	// Now is the clock.
 	Now func() time.Time
 
-	pool    *pool
-	line    *line
-	cache   cache
-	missing missing
-	flights singleflight.Group
+	pool     *pool
+	line     *line
+	arrivals *arrivals
+	cache    cache
+	missing  missing
+	flights  singleflight.Group
 	// Writes that no answer waits for.
 	background sync.WaitGroup
 }
@@ -64,6 +65,7 @@ func NewService(store Store, scheduler Scheduler, node Node, log *slog.Logger) *
 		Grace:        time.Minute,
 		Now:          time.Now,
 		pool:         newPool(),
+		arrivals:     newArrivals(),
 	}
 	s.line = newLine(starts, func(shape Shape) *Slot {
 		return s.pool.pick(shape, s.Scheduler.JobVersion(), s.Now())

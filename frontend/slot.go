@@ -38,6 +38,8 @@ type Slot struct {
 
 	// Version is the Store's, for compare-and-swap.
 	Version uint64 `json:"-"`
+	// Node is where it would be best, if that is known; where it came to stands in Claim.
+	Node string `json:"-"`
 }
 
 // Ready says whether it can be taken, for all that its record tells.
@@ -62,8 +64,15 @@ type SlotStore interface {
 	// entry, as Create does, and removes the slot, all of it or nothing. ErrConflict
 	// if the slot's Version is not the stored one, also if it is gone.
 	TakeSlot(ctx context.Context, s *Slot, r *Session) error
-	// Slots lists all slots, and a number to ask again with. With that of an earlier
-	// answer it waits until there may be another, at most some minutes; with 0 it
-	// answers at once.
+	// Slots lists all slots, and a number to ask again with: no change up to that
+	// Version is missing. With the number of an earlier answer it waits until there
+	// may be another, at most some minutes; with 0 it answers at once.
 	Slots(ctx context.Context, since uint64) (slots []*Slot, next uint64, err error)
+
+	// PutReport stores what a front-end tells, over what it told before.
+	PutReport(ctx context.Context, frontend string, r Report) error
+	// Reports lists what the front-ends have told, by front-end.
+	Reports(ctx context.Context) (map[string]Report, error)
+	// DropReport removes that of a front-end. No error if there is none.
+	DropReport(ctx context.Context, frontend string) error
 }

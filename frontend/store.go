@@ -92,6 +92,12 @@ type Scheduler interface {
 	// With that of an earlier answer it waits until there may be another, at most some
 	// minutes; with 0 it answers at once.
 	Draining(ctx context.Context, since uint64) (nodes []string, next uint64, err error)
+	// Nodes lists the nodes that there are for sessions, and a number to ask again
+	// with, as Draining does.
+	Nodes(ctx context.Context, since uint64) (nodes []NodeState, next uint64, err error)
+	// Full says whether the scheduler has found no room for the job of a session's
+	// epoch.
+	Full(ctx context.Context, id string, epoch uint64) (bool, error)
 	// On lists the jobs that run on a node.
 	On(ctx context.Context, node string) ([]Job, error)
 	// Explain says in words why the job of a session's epoch has not started, for
@@ -114,6 +120,15 @@ type Job struct {
 	Session string // the session's id
 	Epoch   uint64
 	Dead    bool // its task is over, or was told to end
+}
+
+// NodeState is what the scheduler knows of a node.
+type NodeState struct {
+	ID string
+	// Up: what runs there can be reached, and may stay.
+	Up bool
+	// Takes: more may be placed there.
+	Takes bool
 }
 
 // Node asks the node agent that carries a session.

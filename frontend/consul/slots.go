@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/hashicorp/consul/api"
 
@@ -96,4 +97,43 @@ func (s *Store) Slots(ctx context.Context, since uint64) ([]*frontend.Slot, uint
 		next = 0 // Consul was restored from a backup
 	}
 	return slots, next, nil
+}
+
+func (s *Store) reports() string { return s.prefix + "/demand/" }
+
+// PutReport implements frontend.Store.
+func (s *Store) PutReport(ctx context.Context, frontend string, r frontend.Report) error {
+	value, err := encode(r)
+	if err != nil {
+		return fmt.Errorf("encode report: %w", err)
+	}
+	if _, err := s.client.KV().Put(&api.KVPair{Key: s.reports() + frontend, Value: value}, new(api.WriteOptions).WithContext(ctx)); err != nil {
+		return unavailable(err, "store report of %s", frontend)
+	}
+	return nil
+}
+
+// Reports implements frontend.Store.
+func (s *Store) Reports(ctx context.Context) (map[string]frontend.Report, error) {
+	pairs, err := s.list(ctx, s.reports())
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]frontend.Report, len(pairs))
+	for _, pair := range pairs {
+		var r frontend.Report
+		if err := json.Unmarshal(pair.Value, &r); err != nil {
+			return nil, fmt.Errorf("decode %s: %w", pair.Key, err)
+		}
+		out[strings.TrimPrefix(pair.Key, s.reports())] = r
+	}
+	return out, nil
+}
+
+// DropReport implements frontend.Store.
+func (s *Store) DropReport(ctx context.Context, frontend string) error {
+	if _, err := s.client.KV().Delete(s.reports()+frontend, new(api.WriteOptions).WithContext(ctx)); err != nil {
+		return unavailable(err, "delete report of %s", frontend)
+	}
+	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 
 	"github.com/buntime/buntime/driver/claim"
 	"github.com/buntime/buntime/frontend"
@@ -108,7 +109,7 @@ func (s *Store) Slots(ctx context.Context, since uint64) ([]*frontend.Slot, uint
 		return nil, 0, err
 	}
 	s.mu.Lock()
-	if since == s.slotIndex+1 {
+	if since == s.slotIndex {
 		if s.slotsChanged == nil {
 			s.slotsChanged = make(chan struct{})
 		}
@@ -130,7 +131,46 @@ func (s *Store) Slots(ctx context.Context, since uint64) ([]*frontend.Slot, uint
 		}
 		out = append(out, r)
 	}
-	return out, s.slotIndex + 1, nil
+	return out, s.slotIndex, nil
+}
+
+// PutReport implements frontend.Store.
+func (s *Store) PutReport(ctx context.Context, who string, r frontend.Report) error {
+	if err := s.enter(ctx, "PutReport"); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.reports == nil {
+		s.reports = map[string]frontend.Report{}
+	}
+	s.reports[who] = r
+	return nil
+}
+
+// Reports implements frontend.Store.
+func (s *Store) Reports(ctx context.Context) (map[string]frontend.Report, error) {
+	if err := s.enter(ctx, "Reports"); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := maps.Clone(s.reports)
+	if out == nil {
+		out = map[string]frontend.Report{}
+	}
+	return out, nil
+}
+
+// DropReport implements frontend.Store.
+func (s *Store) DropReport(ctx context.Context, who string) error {
+	if err := s.enter(ctx, "DropReport"); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.reports, who)
+	return nil
 }
 
 // StartSlot implements frontend.Scheduler.
@@ -156,4 +196,25 @@ func (s *Scheduler) JobVersion() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.Version
+}
+
+// Counts are Starts and Slots while calls may be under way.
+func (s *Scheduler) Counts() (starts, slots int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.Starts, s.Slots
+}
+
+// SetNoRoom has nothing claimed any more, for want of room.
+func (s *Scheduler) SetNoRoom() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Idle, s.NoRoom = true, true
+}
+
+// SetVersion sets Version while calls may be under way.
+func (s *Scheduler) SetVersion(version string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.Version = version
 }

@@ -259,6 +259,22 @@ func (s *Scheduler) Lost(ctx context.Context, id string, epoch uint64) (bool, er
 	return now.Status != nil && *now.Status == dead, nil
 }
 
+// Full implements frontend.Scheduler.
+func (s *Scheduler) Full(ctx context.Context, id string, epoch uint64) (bool, error) {
+	evals, _, err := s.client.Jobs().Evaluations(frontend.JobID(id, epoch), new(api.QueryOptions).WithContext(ctx))
+	if err != nil {
+		return false, unavailable(err, "list evaluations of %s", id)
+	}
+	for _, eval := range evals {
+		for _, m := range eval.FailedTGAllocs {
+			if m.NodesExhausted > 0 {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
+
 // Explain implements frontend.Scheduler.
 func (s *Scheduler) Explain(ctx context.Context, id string, epoch uint64) string {
 	job := frontend.JobID(id, epoch)

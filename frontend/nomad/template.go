@@ -73,6 +73,9 @@ func (t *template) stampSlot(s *frontend.Slot) (*api.Job, error) {
 	}
 	task := job.TaskGroups[0].Tasks[0]
 	task.Config["session"].([]map[string]any)[0]["slot"] = true
+	if s.Node != "" {
+		job.Affinities = append(job.Affinities, api.NewAffinity("${node.unique.id}", "=", s.Node, 100))
+	}
 	if job.Priority != nil {
 		job.Priority = new(max(1, *job.Priority-slotPriority))
 	}
