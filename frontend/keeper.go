@@ -31,7 +31,7 @@ type keeper struct {
 	mu sync.Mutex // of what follows
 	// making has the slots that are being made, ending those being ended, and handled
 	// those that were just made or not: the list may be behind.
-	making  map[string]*Slot
+	making  map[string]*making
 	ending  map[string]bool
 	handled map[string]time.Time
 	nodes   map[string]NodeState // nil while they are not known
@@ -43,7 +43,7 @@ type keeper struct {
 
 func newKeeper(s *Service) *keeper {
 	return &keeper{
-		Service: s, done: make(chan struct{}, 1), making: map[string]*Slot{}, ending: map[string]bool{},
+		Service: s, done: make(chan struct{}, 1), making: map[string]*making{}, ending: map[string]bool{},
 		handled: map[string]time.Time{}, learner: newLearner(),
 	}
 }
@@ -152,13 +152,16 @@ func (k *keeper) round(ctx context.Context, slots []*Slot) {
 		case slot.Ready():
 			ready[slot.Shape] = append(ready[slot.Shape], slot)
 		case k.handled[slot.ID].IsZero(): // of a leader before
-			k.start(ctx, slot, false)
+			k.start(ctx, slot)
 		default:
 			coming[slot.Shape]++
 		}
 	}
-	for _, slot := range k.making {
-		coming[slot.Shape]++
+	for id, m := range k.making {
+		coming[m.shape]++
+		if m.stored > 0 && k.pool.lost(id, m.stored) {
+			m.cancel(errLost)
+		}
 	}
 	wanted := k.wanted(now)
 	for shape, list := range ready {
@@ -169,7 +172,7 @@ func (k *keeper) round(ctx context.Context, slots []*Slot) {
 	}
 	for shape, want := range wanted {
 		for n := len(ready[shape]) + coming[shape]; n < want && len(k.making) < k.Pool.Refills; n++ {
-			k.start(ctx, k.newSlot(shape, k.place(ready), now), true)
+			k.start(ctx, k.newSlot(shape, k.place(ready), now))
 		}
 	}
 }
@@ -228,8 +231,8 @@ func (k *keeper) place(ready map[Shape][]*Slot) (node string) {
 			has[slot.Claim.Node]++
 		}
 	}
-	for _, slot := range k.making {
-		has[slot.Node]++
+	for _, m := range k.making {
+		has[m.node]++
 	}
 	for id, n := range k.nodes {
 		if n.Takes && (node == "" || has[id] < has[node]) {

@@ -145,7 +145,7 @@ func TestSlotsWithoutOwner(t *testing.T) {
 		defer stop()
 		time.Sleep(time.Minute)
 		list := w.wantSlots(t, 3)
-		for id, stays := range map[string]bool{half.ID: false, unclaimed.ID: false, claimed.ID: true, ready.ID: true, lost: false} {
+		for id, stays := range map[string]bool{half.ID: true, unclaimed.ID: false, claimed.ID: true, ready.ID: true, lost: false} {
 			if slices.Contains(list, id) != stays {
 				t.Errorf("%s: want it there: %t", id, stays)
 			}
@@ -153,6 +153,9 @@ func TestSlotsWithoutOwner(t *testing.T) {
 		jobs, err := w.scheduler.Jobs(t.Context())
 		if err != nil || len(jobs) != 3 {
 			t.Errorf("jobs %v, %v", jobs, err)
+		}
+		if claims, err := w.store.Traces(t.Context()); err != nil || len(claims) != 3 {
+			t.Errorf("claims %v, %v", claims, err)
 		}
 	})
 }

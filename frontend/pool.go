@@ -43,7 +43,7 @@ type pool struct {
 	aside map[string]time.Time // slots (by id) and nodes not to be chosen until then
 	// changed is closed and replaced with every new list.
 	changed chan struct{}
-	known   bool // whether there was a list yet
+	version uint64 // of the list; 0 before there is one
 }
 
 func newPool() *pool {
@@ -62,7 +62,7 @@ func (p *pool) list(slots []*Slot, version uint64, now time.Time) {
 		}
 	}
 	maps.DeleteFunc(p.aside, func(_ string, until time.Time) bool { return !now.Before(until) })
-	p.known = true
+	p.version = version
 	close(p.changed)
 	p.changed = make(chan struct{})
 }
@@ -84,7 +84,14 @@ func (p *pool) all(now time.Time) (slots []*Slot, changed <-chan struct{}, known
 			slots = append(slots, slot)
 		}
 	}
-	return slots, p.changed, p.known
+	return slots, p.changed, p.version > 0
+}
+
+// lost says whether a slot that was stored at a version is not there any more.
+func (p *pool) lost(id string, version uint64) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.slots[id] == nil && p.version >= version
 }
 
 // pick chooses a ready slot of a shape and a job's version, which nobody else here

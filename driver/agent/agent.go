@@ -295,7 +295,7 @@ func specOf(task *driver.Task) (sandbox.Spec, error) {
 	}
 	if task.Session != nil {
 		spec.Hostname = hostLabel(task.Session.ID)
-		spec.Limits.CPUShares = sharesOf(task, !task.Session.Slot) // nobody waits for a slot
+		spec.Limits.CPUShares = sharesOf(task, true)
 		return spec, nil
 	}
 	spec.Dirs = map[string]string{}

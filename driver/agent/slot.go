@@ -100,7 +100,6 @@ func (i *instance) begin(s *Session, expires time.Time) error {
 	}
 	s.life.begins(expires)
 	i.expiry.Reset(time.Until(expires))
-	i.setFavour(true)
 	i.live(s)
 	t.open.Store(false) // the last, as others look at it without the lock
 	return nil
