@@ -71,8 +71,10 @@ func (s *Service) Create(ctx context.Context, key Key, r CreateRequest) (*Sessio
 	}
 	if s.Pool.Max > 0 {
 		// Who has as many as may be must not use up slots by trying.
-		if err := s.admit(ctx, sess, key.Allowed.Sessions); err != nil {
-			return nil, err
+		if !s.counts.another(sess.Account, key.Allowed.Sessions, s.Now()) {
+			if err := s.admit(ctx, sess, key.Allowed.Sessions); err != nil {
+				return nil, err
+			}
 		}
 		s.arrivals.note(sess.Limits.Shape())
 	}
@@ -144,6 +146,7 @@ func (s *Service) admit(ctx context.Context, sess *Session, most int) error {
 	}
 	now := s.Now()
 	entries = slices.DeleteFunc(entries, func(e Entry) bool { return !now.Before(e.Expires) })
+	s.counts.note(sess.Account, len(entries), now)
 	slices.SortFunc(entries, func(a, b Entry) int { return cmp.Compare(a.Order, b.Order) })
 	before := slices.IndexFunc(entries, func(e Entry) bool { return e.ID == sess.ID })
 	if before < 0 {

@@ -50,6 +50,7 @@ type Service struct {
 	pool     *pool
 	line     *line
 	arrivals *arrivals
+	counts   counts
 	cache    cache
 	missing  missing
 	flights  singleflight.Group
@@ -67,14 +68,17 @@ func NewService(store Store, scheduler Scheduler, node Node, log *slog.Logger) *
 		pool:         newPool(),
 		arrivals:     newArrivals(),
 	}
-	s.line = newLine(starts, func(shape Shape) *Slot {
+	s.line = newLine(DefaultStarts, func(shape Shape) *Slot {
 		return s.pool.pick(shape, s.Scheduler.JobVersion(), s.Now())
 	})
 	return s
 }
 
-// starts is how many jobs of new sessions a front-end starts at a time.
-const starts = 16
+// DefaultStarts is how many jobs of new sessions a front-end starts at a time.
+const DefaultStarts = 16
+
+// SetStarts changes that. It is to be called before any create.
+func (s *Service) SetStarts(n int) { s.line.free = n }
 
 // Close waits for writes that are under way, each at most cleanupTimeout.
 func (s *Service) Close() { s.background.Wait() }

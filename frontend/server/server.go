@@ -61,6 +61,7 @@ func assemble(c Config, log *slog.Logger) (*parts, error) {
 		p.sessions.Objects = repository
 	}
 	p.sessions.Pool = c.Pool.settings()
+	p.sessions.SetStarts(c.Pool.Starts)
 	p.sessions.ReapInterval = time.Duration(c.ReapInterval)
 	keys, err := api.NewKeyring(c.Keys)
 	if err != nil {
