@@ -41,7 +41,6 @@ func (m *bench) create() {
 	m.race(rounds, 1, contenders...)
 	m.table("Create to first result, one at a time", peer, contenders...)
 	fmt.Printf("  session of 0.25 cores; Server-Timing, p50: %s\n  session of a slot: %s%s\n", &timing, &slotTiming, note)
-	m.bursts(pool, benchSlots)
 }
 
 func (m *bench) createToResult(name string, cores float64, timing *spans) *contender {

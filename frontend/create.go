@@ -4,7 +4,6 @@
 package frontend
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -140,18 +139,21 @@ func (s *Service) record(ctx context.Context, sess *Session, most int) error {
 // concurrent creates at the edge those go through that were stored first.
 func (s *Service) admit(ctx context.Context, sess *Session, most int) error {
 	defer timing.Start(ctx, "kv")()
-	entries, err := s.Store.Account(ctx, sess.Account)
+	entries, err := s.account(ctx, sess.Account)
 	if err != nil {
 		return fmt.Errorf("count sessions of %s: %w", sess.Account, err)
 	}
 	now := s.Now()
-	entries = slices.DeleteFunc(entries, func(e Entry) bool { return !now.Before(e.Expires) })
-	s.counts.note(sess.Account, len(entries), now)
-	slices.SortFunc(entries, func(a, b Entry) int { return cmp.Compare(a.Order, b.Order) })
-	before := slices.IndexFunc(entries, func(e Entry) bool { return e.ID == sess.ID })
-	if before < 0 {
-		before = len(entries)
+	before, all, found := 0, 0, false
+	for _, e := range entries {
+		if found = found || e.ID == sess.ID; !now.Before(e.Expires) {
+			continue
+		}
+		if all++; !found {
+			before++
+		}
 	}
+	s.counts.note(sess.Account, all, now)
 	if before >= most {
 		return Errorf(CodeSessionLimit, "this key allows %d sessions at a time, and there are as many; delete one, or wait until one expires", most)
 	}

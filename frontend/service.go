@@ -51,6 +51,7 @@ type Service struct {
 	line     *line
 	arrivals *arrivals
 	counts   counts
+	batch    batch
 	cache    cache
 	missing  missing
 	flights  singleflight.Group
