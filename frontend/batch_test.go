@@ -33,7 +33,7 @@ func TestCountTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		store := &slowIndex{Store: w.store}
-		w.Service.Store = store
+		w.Store = store
 		k := key(t, "a", "paid")
 		k.Allowed.Sessions = 10
 		var made atomic.Int64

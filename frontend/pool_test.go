@@ -299,7 +299,7 @@ func (d deaf) TakeSlot(ctx context.Context, slot *frontend.Slot, s *frontend.Ses
 func TestTakeUnsure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		w.Service.Store = deaf{w.store}
+		w.Store = deaf{w.store}
 		stop := w.serve(w.Service, false)
 		defer stop()
 		w.addSlot(t, asItIs)
