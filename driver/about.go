@@ -116,6 +116,7 @@ var taskConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 		"id":         hclspec.NewAttr("id", "string", true),
 		"epoch":      hclspec.NewAttr("epoch", "number", true),
 		"expires_at": hclspec.NewAttr("expires_at", "string", true),
+		"slot":       hclspec.NewAttr("slot", "bool", false),
 	})),
 	"network": hclspec.NewBlock("network", false, hclspec.NewObject(map[string]*hclspec.Spec{
 		"mode":  hclspec.NewAttr("mode", "string", false),

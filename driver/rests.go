@@ -36,6 +36,9 @@ type Rests interface {
 	// Wanted says whether the session still has a record, and that is of epoch; and
 	// when the session ends, which may be put off while it lives.
 	Wanted(ctx context.Context, epoch uint64) (expires time.Time, wanted bool, err error)
+	// Vacate removes what front-ends know of a slot that nobody has taken. It does
+	// nothing if somebody has.
+	Vacate(ctx context.Context) error
 }
 
 // restTimeout bounds one way to Consul and back. Unlike a claim, a note may wait
@@ -178,4 +181,15 @@ func (r *consulRests) Wanted(ctx context.Context, epoch uint64) (expires time.Ti
 	}
 	version, err := r.get(ctx, claim.RecordKey(r.prefix, r.session), &record)
 	return record.Expires, version != 0 && record.Epoch == epoch, err
+}
+
+// Vacate implements Rests.
+func (r *consulRests) Vacate(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, restTimeout, fmt.Errorf("no answer from Consul within %s", restTimeout))
+	defer cancel()
+	key := claim.SlotKey(r.prefix, r.session)
+	if _, err := r.kv.Delete(key, new(api.WriteOptions).WithContext(ctx)); err != nil {
+		return fmt.Errorf("delete %s: %w", key, because(ctx, err))
+	}
+	return nil
 }

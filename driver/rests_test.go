@@ -82,4 +82,12 @@ func TestRestsRealConsul(t *testing.T) {
 		must.Eq(t, want, wanted)
 		must.Eq(t, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), expires)
 	}
+	_, err = client.KV().Put(&api.KVPair{Key: claim.SlotKey("test", testSession), Value: []byte("{}")}, nil)
+	must.NoError(t, err)
+	for range 2 { // also when there is none
+		must.NoError(t, rests.Vacate(ctx))
+	}
+	pair, _, err := client.KV().Get(claim.SlotKey("test", testSession), nil)
+	must.NoError(t, err)
+	must.Nil(t, pair)
 }

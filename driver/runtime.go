@@ -165,6 +165,9 @@ type Session struct {
 	ID        string
 	Epoch     uint64
 	ExpiresAt time.Time
+	// Slot says that the session is nobody's until a front-end says otherwise. It ends
+	// at ExpiresAt if none does.
+	Slot bool
 }
 
 // Port is a port of the task's network block.

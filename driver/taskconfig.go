@@ -70,6 +70,7 @@ type rawSession struct {
 	ID        string `codec:"id"`
 	Epoch     any    `codec:"epoch"`
 	ExpiresAt string `codec:"expires_at"`
+	Slot      bool   `codec:"slot"`
 }
 
 // parseTaskConfig decodes and checks a task's `config` block.
@@ -146,7 +147,10 @@ func (raw *rawSession) parse() (*Session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("expires_at must be a time such as 2026-01-31T12:00:00Z: %w", err)
 	}
-	return &Session{ID: raw.ID, Epoch: uint64(epoch), ExpiresAt: expires}, nil
+	if raw.Slot && epoch != 1 {
+		return nil, fmt.Errorf("a slot has epoch 1, not %d", epoch)
+	}
+	return &Session{ID: raw.ID, Epoch: uint64(epoch), ExpiresAt: expires, Slot: raw.Slot}, nil
 }
 
 // scriptPath is the path in the sandbox of a script, which is given from the

@@ -46,6 +46,19 @@ func (s *spans) note(prefix string, header http.Header) {
 	}
 }
 
+// add adds those of another.
+func (s *spans) add(o *spans) {
+	for _, name := range o.order {
+		if s.took == nil {
+			s.took = map[string][]float64{}
+		}
+		if s.took[name] == nil {
+			s.order = append(s.order, name)
+		}
+		s.took[name] = append(s.took[name], o.took[name]...)
+	}
+}
+
 func (s *spans) String() string {
 	var list []string
 	for _, name := range s.order {

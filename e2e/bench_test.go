@@ -38,6 +38,7 @@ func BenchmarkMemory(b *testing.B)  { newBench(b).memory() }
 func BenchmarkExecute(b *testing.B) { newBench(b).execute() }
 func BenchmarkCreate(b *testing.B)  { newBench(b).create() }
 func BenchmarkRest(b *testing.B)    { newBench(b).rest() }
+func BenchmarkBurst(b *testing.B)   { newBench(b).bursts() }
 func BenchmarkPreview(b *testing.B) { newBench(b).preview() }
 func BenchmarkSandbox(b *testing.B) { newBench(b).sandboxes() }
 func BenchmarkLayers(b *testing.B)  { newBench(b).layers() }

@@ -4,7 +4,6 @@
 package frontend
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -60,14 +59,56 @@ func (k Key) checkTTL(ttl int) error {
 	return nil
 }
 
-// Create makes a session and returns once a node has claimed it, which is
-// before its sandbox is ready: the node holds requests until then. When it
-// fails, nothing of the session stays; what a crash leaves halfway, Reap ends.
-func (s *Service) Create(ctx context.Context, key Key, r CreateRequest) (_ *Session, err error) {
+// Create makes a session and returns once a node has it: a slot becomes the session
+// if there is one of its shape, or else a job is started. That is before the sandbox of
+// a new job is ready: the node holds requests until then. When Create fails, nothing of
+// the session stays; what a crash leaves halfway, Reap ends.
+func (s *Service) Create(ctx context.Context, key Key, r CreateRequest) (*Session, error) {
 	sess, err := r.session(key, s.Now())
 	if err != nil {
 		return nil, err
 	}
+	if s.Pool.Max > 0 {
+		// Who has as many as may be must not use up slots by trying.
+		if !s.counts.another(sess.Account, key.Allowed.Sessions, s.Now()) {
+			if err := s.admit(ctx, sess, key.Allowed.Sessions); err != nil {
+				return nil, err
+			}
+		}
+		s.arrivals.note(sess.Limits.Shape())
+	}
+	limited, cancel := context.WithTimeoutCause(ctx, claimTimeout, fmt.Errorf("no turn in %v", claimTimeout))
+	defer cancel()
+	for {
+		stop := timing.Start(ctx, "queue")
+		slot, done, err := s.line.wait(limited, sess.Account, sess.Limits.Shape())
+		stop()
+		if err != nil {
+			return nil, s.noTurn(ctx, err)
+		}
+		if slot == nil {
+			made, err := s.startNew(limited, sess, key.Allowed.Sessions)
+			done()
+			return made, err
+		}
+		made, err := s.take(limited, sess, slot, key.Allowed.Sessions)
+		if !errors.Is(err, errTaken) {
+			return made, err
+		}
+	}
+}
+
+// noTurn is the error for a create whose time was over in line.
+func (s *Service) noTurn(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return err // its maker has gone
+	}
+	s.Log.Error("a create has waited in vain", "waited", claimTimeout, "waiting", s.line.length())
+	return Unavailable("too many sessions are being created at the moment; try again")
+}
+
+// startNew makes a session with a job of its own.
+func (s *Service) startNew(ctx context.Context, sess *Session, most int) (_ *Session, err error) {
 	var undo []func(context.Context) error // in the order done
 	defer func() {
 		if err != nil && len(undo) > 0 {
@@ -76,28 +117,44 @@ func (s *Service) Create(ctx context.Context, key Key, r CreateRequest) (_ *Sess
 	}()
 
 	undo = append(undo, func(ctx context.Context) error { return s.remove(ctx, sess.ID) })
-	if err := s.record(ctx, sess, key.Allowed.Sessions); err != nil {
+	if err := s.record(ctx, sess, most); err != nil {
 		return nil, err
 	}
 	undo = append(undo, func(ctx context.Context) error { return s.release(ctx, sess.ID) })
 	return s.start(ctx, sess)
 }
 
-// record stores a new record, if the account may have one session more. Of
-// concurrent creates at the edge those go through that were stored first.
+// record stores a new record, if the account may have one session more.
 func (s *Service) record(ctx context.Context, sess *Session, most int) error {
-	defer timing.Start(ctx, "kv")()
-	if err := s.Store.Create(ctx, sess); err != nil {
+	stop := timing.Start(ctx, "kv")
+	err := s.Store.Create(ctx, sess)
+	stop()
+	if err != nil {
 		return fmt.Errorf("store record of %s: %w", sess.ID, err)
 	}
-	entries, err := s.Store.Account(ctx, sess.Account)
+	return s.admit(ctx, sess, most)
+}
+
+// admit refuses a session that is one too many for its account, stored or not. Of
+// concurrent creates at the edge those go through that were stored first.
+func (s *Service) admit(ctx context.Context, sess *Session, most int) error {
+	defer timing.Start(ctx, "kv")()
+	entries, err := s.account(ctx, sess.Account)
 	if err != nil {
 		return fmt.Errorf("count sessions of %s: %w", sess.Account, err)
 	}
 	now := s.Now()
-	entries = slices.DeleteFunc(entries, func(e Entry) bool { return !now.Before(e.Expires) })
-	slices.SortFunc(entries, func(a, b Entry) int { return cmp.Compare(a.Order, b.Order) })
-	if i := slices.IndexFunc(entries, func(e Entry) bool { return e.ID == sess.ID }); i >= most {
+	before, all, found := 0, 0, false
+	for _, e := range entries {
+		if found = found || e.ID == sess.ID; !now.Before(e.Expires) {
+			continue
+		}
+		if all++; !found {
+			before++
+		}
+	}
+	s.counts.note(sess.Account, all, now)
+	if before >= most {
 		return Errorf(CodeSessionLimit, "this key allows %d sessions at a time, and there are as many; delete one, or wait until one expires", most)
 	}
 	return nil
@@ -114,7 +171,7 @@ func (s *Service) start(ctx context.Context, sess *Session) (*Session, error) {
 		return nil, fmt.Errorf("start job of %s: %w", sess.ID, err)
 	}
 	stop = timing.Start(ctx, "claim")
-	placed, err := s.awaitClaim(ctx, sess, sess.Version)
+	placed, err := s.awaitPlace(ctx, sess, sess.Version)
 	stop()
 	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return nil, s.notStarted(ctx, sess)

@@ -20,13 +20,14 @@ const (
 	reapers = 8
 )
 
-// Run does what one front-end does for all, until the context ends: it reaps, and
-// empties nodes that drain. Two may do so at a time: every step is a compare-and-swap
-// or may be repeated.
+// Run does what one front-end does for all, until the context ends: it reaps, keeps
+// slots ready, and empties nodes that drain. Two may do so at a time: every step is
+// a compare-and-swap or may be repeated.
 func (s *Service) Run(ctx context.Context) {
 	var work sync.WaitGroup
 	defer work.Wait()
 	work.Go(func() { s.emptyDraining(ctx) })
+	work.Go(func() { s.keepPool(ctx) })
 	s.reapOften(ctx)
 }
 
@@ -61,6 +62,11 @@ func (s *Service) Reap(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list claims, notes and keys: %w", err)
 	}
+	// A slot becomes a record, and never the other way.
+	slots, _, err := s.Store.Slots(ctx, 0)
+	if err != nil {
+		return fmt.Errorf("list slots: %w", err)
+	}
 	stored, err := s.stored(ctx)
 	if err != nil {
 		return fmt.Errorf("list stored sessions: %w", err)
@@ -70,16 +76,17 @@ func (s *Service) Reap(ctx context.Context) error {
 		return fmt.Errorf("list records: %w", err)
 	}
 
-	alive := make(map[life]bool, len(jobs))
+	jobOf := make(map[life]Job, len(jobs))
 	for _, j := range jobs {
-		alive[life{j.Session, j.Epoch}] = !j.Dead
+		jobOf[life{j.Session, j.Epoch}] = j
 	}
+	alive := func(l life) bool { j, ok := jobOf[l]; return ok && !j.Dead }
 	known := make(map[string]*Session, len(records))
 	var work errgroup.Group
 	work.SetLimit(reapers)
 	for _, sess := range records {
 		known[sess.ID] = sess
-		if why := s.overdue(sess, alive[life{sess.ID, sess.Epoch}]); why != "" {
+		if why := s.overdue(sess, alive(life{sess.ID, sess.Epoch})); why != "" {
 			work.Go(func() error { return s.reap(ctx, sess, why) })
 		}
 	}
@@ -97,6 +104,12 @@ func (s *Service) Reap(ctx context.Context) error {
 	}
 	for _, id := range stored {
 		lost[id] = known[id] == nil
+	}
+	for _, slot := range slots {
+		lost[slot.ID] = false
+		if why := s.slotOver(slot, jobOf); why != "" {
+			work.Go(func() error { return s.endSlot(ctx, slot, why) })
+		}
 	}
 	for id, is := range lost {
 		if is {
@@ -124,6 +137,21 @@ func (s *Service) stored(ctx context.Context) (ids []string, err error) {
 		}
 	}
 	return ids, nil
+}
+
+// slotOver says why nobody can take a slot any more, of whose record nobody else will
+// be rid, or "".
+func (s *Service) slotOver(slot *Slot, jobs map[life]Job) string {
+	job, ok := jobs[life{slot.ID, firstEpoch}]
+	switch {
+	case s.Pool.Max == 0:
+		return "there is to be no pool"
+	case ok && job.Dead:
+		return "its job is dead"
+	case !ok && s.Now().Sub(slot.Made) >= s.Grace/2:
+		return "it has no job"
+	}
+	return ""
 }
 
 // life is one awake life of a session.

@@ -42,25 +42,44 @@ type Service struct {
 	// Grace is how long a session may be starting, and a record be ahead of
 	// its job, before Reap takes it for left behind.
 	Grace time.Duration
+	// Pool says how many slots are kept ready.
+	Pool PoolSettings
 	// Now is the clock.
 	Now func() time.Time
 
-	cache   cache
-	missing missing
-	flights singleflight.Group
+	pool     *pool
+	line     *line
+	arrivals *arrivals
+	counts   counts
+	batch    batch
+	cache    cache
+	missing  missing
+	flights  singleflight.Group
 	// Writes that no answer waits for.
 	background sync.WaitGroup
 }
 
 // NewService makes a Service with the usual settings.
 func NewService(store Store, scheduler Scheduler, node Node, log *slog.Logger) *Service {
-	return &Service{
+	s := &Service{
 		Store: store, Scheduler: scheduler, Node: node, Log: log,
 		ReapInterval: 10 * time.Second,
 		Grace:        time.Minute,
 		Now:          time.Now,
+		pool:         newPool(),
+		arrivals:     newArrivals(),
 	}
+	s.line = newLine(DefaultStarts, func(shape Shape) *Slot {
+		return s.pool.pick(shape, s.Scheduler.JobVersion(), s.Now())
+	})
+	return s
 }
+
+// DefaultStarts is how many jobs of new sessions a front-end starts at a time.
+const DefaultStarts = 16
+
+// SetStarts changes that. It is to be called before any create.
+func (s *Service) SetStarts(n int) { s.line.free = n }
 
 // Close waits for writes that are under way, each at most cleanupTimeout.
 func (s *Service) Close() { s.background.Wait() }

@@ -39,6 +39,22 @@ type nodeStub struct {
 	alive func(context.Context, *frontend.Session) error
 	// extend is what one does that is told to look when a session ends.
 	extend func(*frontend.Session) error
+	// prepared and begin, if not nil, are what one does that has a slot.
+	prepared, begin func(context.Context, *frontend.Session) error
+}
+
+func (n *nodeStub) Prepared(ctx context.Context, sess *frontend.Session) error {
+	if n.prepared != nil {
+		return n.prepared(ctx, sess)
+	}
+	return nil
+}
+
+func (n *nodeStub) Begin(ctx context.Context, sess *frontend.Session) error {
+	if n.begin != nil {
+		return n.begin(ctx, sess)
+	}
+	return nil
 }
 
 func (n *nodeStub) Alive(ctx context.Context, sess *frontend.Session) error {

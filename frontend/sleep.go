@@ -448,7 +448,7 @@ func (s *Service) startJob(ctx context.Context, sess *Session) (*Session, error)
 	if err := s.Scheduler.Start(limited, sess); err != nil && !errors.Is(err, ErrExists) {
 		return nil, fmt.Errorf("start job of %s: %w", sess.ID, err)
 	}
-	placed, err := s.awaitClaim(limited, sess, 0)
+	placed, err := s.awaitPlace(limited, sess, 0)
 	if err != nil && errors.Is(limited.Err(), context.DeadlineExceeded) {
 		return nil, s.notStarted(ctx, sess)
 	}

@@ -59,6 +59,8 @@ type Store interface {
 	// Kept says whether there is a snapshot of a session from any epoch.
 	Kept(ctx context.Context, id string) (bool, error)
 
+	SlotStore
+
 	// Ready says whether the store answers.
 	Ready(ctx context.Context) error
 }
@@ -68,6 +70,11 @@ type Store interface {
 type Scheduler interface {
 	// Start registers the job of the session's epoch. ErrExists if there is one.
 	Start(ctx context.Context, s *Session) error
+	// StartSlot registers the job of a slot. ErrExists if there is one.
+	StartSlot(ctx context.Context, s *Slot) error
+	// JobVersion names all that jobs are made from but the sessions' own values:
+	// another one makes other jobs.
+	JobVersion() string
 	// Stop removes the job of a session's epoch and everything it runs. No error if
 	// there is none.
 	Stop(ctx context.Context, id string, epoch uint64) error
@@ -85,6 +92,12 @@ type Scheduler interface {
 	// With that of an earlier answer it waits until there may be another, at most some
 	// minutes; with 0 it answers at once.
 	Draining(ctx context.Context, since uint64) (nodes []string, next uint64, err error)
+	// Nodes lists the nodes that there are for sessions, and a number to ask again
+	// with, as Draining does.
+	Nodes(ctx context.Context, since uint64) (nodes []NodeState, next uint64, err error)
+	// Full says whether the scheduler has found no room for the job of a session's
+	// epoch.
+	Full(ctx context.Context, id string, epoch uint64) (bool, error)
 	// On lists the jobs that run on a node.
 	On(ctx context.Context, node string) ([]Job, error)
 	// Explain says in words why the job of a session's epoch has not started, for
@@ -109,6 +122,15 @@ type Job struct {
 	Dead    bool // its task is over, or was told to end
 }
 
+// NodeState is what the scheduler knows of a node.
+type NodeState struct {
+	ID string
+	// Up: what runs there can be reached, and may stay.
+	Up bool
+	// Takes: more may be placed there.
+	Takes bool
+}
+
 // Node asks the node agent that carries a session.
 type Node interface {
 	// Info asks about a session. It is no activity and wakes nothing.
@@ -119,6 +141,11 @@ type Node interface {
 	// Sleep brings a session to the state idle or deep-sleep. While somebody uses it
 	// that is an Error of CodeSessionBusy, unless force.
 	Sleep(ctx context.Context, s *Session, state State, force bool) error
+	// Prepared returns once a slot's node can do at once what is asked of a session.
+	Prepared(ctx context.Context, s *Session) error
+	// Begin tells the node of a slot that it is a session from now on. An error says
+	// that it may not be one there.
+	Begin(ctx context.Context, s *Session) error
 	// Extend has the node look in a session's record when it ends, and returns once
 	// all that is stored of the session lasts as long.
 	Extend(ctx context.Context, s *Session) error

@@ -26,7 +26,7 @@ func (i *instance) recordedEnd(ctx context.Context) (time.Time, error) {
 		return expires, fmt.Errorf("look when the session ends: %w", err)
 	}
 	if !wanted || expires.IsZero() {
-		return i.task.Session.ExpiresAt, nil
+		return i.slot.end(), nil
 	}
 	return expires, nil
 }
@@ -59,7 +59,11 @@ func (i *instance) adopt(ctx context.Context) (time.Time, error) {
 // expire ends the session when its time has come, whether or not anybody asks
 // for it.
 func (i *instance) expire() {
-	if i.putOff() {
+	if i.slot.vacant() {
+		if i.takenAfterAll() || !i.slot.close() {
+			return
+		}
+	} else if i.putOff() {
 		return
 	}
 	ctx, cancel := context.WithTimeoutCause(context.Background(), killTimeout, errors.New("the sandbox outlived SIGKILL"))

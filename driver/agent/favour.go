@@ -113,7 +113,7 @@ func (a *Agent) keepFavour(ctx context.Context) {
 		a.mu.Lock()
 		live := make(map[*instance]*account, len(a.instances))
 		for i := range a.instances {
-			if i.task.Session != nil {
+			if i.task.Session != nil && !i.slot.vacant() {
 				live[i] = known[i]
 			}
 		}

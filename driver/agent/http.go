@@ -61,6 +61,10 @@ func (i *instance) api(s *Session, token string) http.Handler {
 	mux := http.NewServeMux()
 	handle := func(pattern string, activity bool, h func(http.ResponseWriter, *http.Request) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			if err := i.admit(r.Context()); err != nil {
+				writeError(w, err)
+				return
+			}
 			if activity {
 				leave, err := s.life.use("request")
 				if err != nil {
@@ -74,6 +78,8 @@ func (i *instance) api(s *Session, token string) http.Handler {
 			}
 		})
 	}
+	mux.HandleFunc("GET /v1/prepared", answering(i.servePrepared(s)))
+	mux.HandleFunc("POST /v1/begin", answering(i.serveBegin(s)))
 	handle("GET /v1/health", false, s.serveHealth)
 	handle("GET /v1/info", false, s.serveInfo)
 	handle("POST /v1/execute", true, s.serveExecute)
@@ -97,6 +103,15 @@ func (i *instance) api(s *Session, token string) http.Handler {
 		}
 		mux.ServeHTTP(w, r)
 	})
+}
+
+// answering answers with the error of h, if it has one.
+func answering(h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if err := h(w, r); err != nil {
+			writeError(w, err)
+		}
+	}
 }
 
 func readJSON(r *http.Request, v any) error {

@@ -33,6 +33,7 @@ type instance struct {
 	ports   []*forward
 	// expiry ends a session at its time, also one that is not served.
 	expiry *time.Timer
+	slot   slot
 
 	serving sync.Mutex // held while it is reopened
 	closing sync.Once
@@ -41,8 +42,11 @@ type instance struct {
 
 func (a *Agent) newInstance(task *driver.Task, box *sandbox.Sandbox) *instance {
 	i := &instance{agent: a, task: task, box: box, guest: guestHost{box}, closed: make(chan struct{})}
-	if s := task.Session; s != nil && !s.ExpiresAt.IsZero() {
-		i.expiry = time.AfterFunc(time.Until(s.ExpiresAt), i.expire)
+	if s := task.Session; s != nil {
+		i.slot.init(s, box)
+		if end := i.slot.end(); !end.IsZero() {
+			i.expiry = time.AfterFunc(time.Until(end), i.expire)
+		}
 	}
 	a.mu.Lock()
 	a.instances[i] = struct{}{}
@@ -103,22 +107,37 @@ func (i *instance) open(ctx context.Context, doors doors, recovered bool) error 
 		s.keeper.woken()
 	}
 	s.life.sleepy = func() { s.goDo(func() { i.sleepBySelf(s) }) }
+	if !i.slot.vacant() {
+		i.live(s)
+	}
+	s.runners.fill(1) // the first execution waits for it; more would only slow it down
+	config := i.agent.config
+	s.serve(doors.api, i.api(s, claim.Token(config.NodeSecret, s.ID, s.Epoch)), apiConnections)
+	s.serve(doors.preview, i.taken(s.preview(claim.PreviewToken(config.NodeSecret, s.ID, s.Epoch), config.PreviewAccess)), previewConnections)
+	return nil
+}
+
+// live lets time count for a session: until when it is idle, and for checkpoints.
+func (i *instance) live(s *Session) {
 	s.life.begin()
 	s.goDo(func() {
 		s.keeper.begin(s.ctx)
 		s.keeper.run(s.ctx, func() { go i.letGo() })
 	})
-	s.runners.fill(1) // the first execution waits for it; more would only slow it down
-	config := i.agent.config
-	s.serve(doors.api, i.api(s, claim.Token(config.NodeSecret, s.ID, s.Epoch)), apiConnections)
-	s.serve(doors.preview, s.preview(claim.PreviewToken(config.NodeSecret, s.ID, s.Epoch), config.PreviewAccess), previewConnections)
-	return nil
 }
 
 // meet looks what has become of a recovered session while nobody served it: whether
 // an earlier process of the plugin, or a front-end, has noted that this life of it is
-// over. Then it ends: whatever came to it now would be lost.
+// over. Then it ends: whatever came to it now would be lost. So does a slot: it was
+// started with settings that this process need not have any more.
 func (i *instance) meet(ctx context.Context) (over, idle bool, err error) {
+	if i.slot.vacant() {
+		if vacant, err := i.meetSlot(ctx); err != nil {
+			return false, false, err
+		} else if vacant {
+			return true, false, i.end(ctx, "slot of an earlier process")
+		}
+	}
 	rest, _, err := i.task.Rests.Load(ctx, i.task.Session.Epoch)
 	if err != nil {
 		return false, false, fmt.Errorf("look whether the session is still this node's: %w", err)
@@ -251,6 +270,9 @@ func (i *instance) Wait(ctx context.Context) (driver.Exit, error) {
 	case <-i.box.Done():
 	case <-ctx.Done():
 		return driver.Exit{}, context.Cause(ctx)
+	}
+	if i.slot.close() {
+		i.vacate()
 	}
 	// Once Nomad knows of the end, the ports may be another allocation's.
 	i.let(errEnded)

@@ -32,6 +32,8 @@ type memoryRests struct {
 	down     error
 	// deaf stores the next note and says that it did not.
 	deaf bool
+	// vacated: the slot was removed.
+	vacated bool
 }
 
 func (m *memoryRests) Last(_ context.Context, epoch uint64) (last claim.Rest, found bool, err error) {
@@ -85,6 +87,13 @@ func (m *memoryRests) Wanted(_ context.Context, epoch uint64) (time.Time, bool, 
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.expires, m.wanted == epoch, m.down
+}
+
+func (m *memoryRests) Vacate(context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.vacated = true
+	return m.down
 }
 
 // extend is what a front-end does that puts the session's end off.

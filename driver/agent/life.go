@@ -134,6 +134,13 @@ func (l *life) begin() {
 	l.arm(l.last.Add(l.idleAfter).Sub(l.now()))
 }
 
+// begins has the session active since now, and end at expires.
+func (l *life) begins(expires time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last, l.expires = l.now(), expires
+}
+
 // arm has the session considered after d. Called with mu held.
 func (l *life) arm(d time.Duration) {
 	if l.timer != nil {

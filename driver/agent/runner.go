@@ -110,6 +110,30 @@ func (r *runners) take(ctx context.Context, dir string) (*runner, error) {
 	}
 }
 
+// await waits while a runner is being started and none is ready.
+func (r *runners) await(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for len(r.ready) == 0 {
+		if r.starting == 0 {
+			return errors.New("no runner could be started")
+		}
+		changed := r.changed
+		r.mu.Unlock()
+		var err error
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		}
+		r.mu.Lock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // fill starts runners in the background until want are ready.
 func (r *runners) fill(want int) {
 	r.mu.Lock()

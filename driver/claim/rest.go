@@ -64,3 +64,9 @@ func DataKey(prefix, session string) string {
 func RecordKey(prefix, session string) string {
 	return strings.Trim(prefix, "/") + "/sessions/" + session
 }
+
+// SlotKey is the KV key of the slot that is known by a session's id, as long as
+// nobody has taken it. Front-ends write it; a node removes that of a slot that ended.
+func SlotKey(prefix, session string) string {
+	return strings.Trim(prefix, "/") + "/slots/" + session
+}

@@ -49,7 +49,9 @@ func run() error {
 	var system *stack.Stack
 	err := p.step("start", func() (_ string, err error) {
 		var parts partTimes
-		system, err = stack.Start(ctx, stack.Options{Listen: listen(), Progress: parts.add})
+		system, err = stack.Start(ctx, stack.Options{
+			Listen: listen(), Progress: parts.add, Frontend: map[string]any{"pool": map[string]any{}},
+		})
 		return parts.String(), err
 	})
 	if err != nil {

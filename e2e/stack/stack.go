@@ -76,7 +76,7 @@ type Options struct {
 	// account, in this order.
 	Keys []Key
 	// Frontend are more settings of the front-ends, by their name in their
-	// configuration files.
+	// configuration files. Without "pool" there are no slots.
 	Frontend map[string]any
 	// IdleAfter, SleepAfter and CheckpointEvery are the plugin's. Default: its own.
 	IdleAfter, SleepAfter, CheckpointEvery time.Duration

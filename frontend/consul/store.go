@@ -4,8 +4,9 @@
 // Package consul keeps session records in Consul KV, and elects the leader there.
 //
 // Below the prefix lie sessions/<id>, the records; accounts/<account>/<id>,
-// an index entry for each, written in one transaction with its record; and
-// claims/<id>/<epoch>, which nodes write (package claim); and leader, the lock of
+// an index entry for each, written in one transaction with its record; slots/<id>,
+// the slots that nobody has taken yet; claims/<id>/<epoch>, which nodes write
+// (package claim); and leader, the lock of
 // the front-end that leads.
 package consul
 

@@ -39,6 +39,11 @@ func TestStore(t *testing.T, store frontend.Store, put func(t *testing.T, c clai
 		"wait has ends": s.waitEnds,
 		"many waits":    s.manyWaits,
 		"canceled":      s.canceled,
+		"slots":         s.slots,
+		"slot taken":    s.slotTaken,
+		"one takes":     s.oneTakes,
+		"slots wait":    s.slotsWait,
+		"reports":       s.reports,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

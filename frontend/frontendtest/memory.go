@@ -33,6 +33,11 @@ type Store struct {
 	claims  map[string]map[uint64]claim.Claim
 	rests   map[string]map[uint64]claim.Rest
 	changed chan struct{} // closed and replaced with every claim
+
+	slots        map[string]slot
+	slotIndex    uint64 // of the last change of a slot
+	reports      map[string]frontend.Report
+	slotsChanged chan struct{} // closed with the next; nil before anybody waits
 }
 
 type record struct {
@@ -46,7 +51,7 @@ var _ frontend.Store = (*Store)(nil)
 
 // NewStore makes an empty Store.
 func NewStore() *Store {
-	return &Store{records: map[string]record{}, claims: map[string]map[uint64]claim.Claim{}, changed: make(chan struct{})}
+	return &Store{index: 1, slotIndex: 1, records: map[string]record{}, claims: map[string]map[uint64]claim.Claim{}, changed: make(chan struct{})}
 }
 
 func (s *Store) enter(ctx context.Context, method string) error {

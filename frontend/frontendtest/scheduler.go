@@ -24,6 +24,12 @@ type Scheduler struct {
 	Fail func(method string) error
 	// Starts counts the jobs that were started.
 	Starts int
+	// Slots counts those of slots.
+	Slots int
+	// Version is that of its jobs.
+	Version string
+	// NoRoom is what Full says.
+	NoRoom bool
 
 	mu       sync.Mutex
 	jobs     map[string]map[uint64]job // by session and epoch
@@ -180,6 +186,23 @@ func (s *Scheduler) Draining(ctx context.Context, since uint64) ([]string, uint6
 	case <-ctx.Done():
 		return nil, 0, context.Cause(ctx)
 	}
+}
+
+// Nodes implements frontend.Scheduler: the only node is up unless it drains.
+func (s *Scheduler) Nodes(ctx context.Context, since uint64) ([]frontend.NodeState, uint64, error) {
+	drains, next, err := s.Draining(ctx, since)
+	up := !slices.Contains(drains, Node)
+	return []frontend.NodeState{{ID: Node, Up: up, Takes: up}}, next, err
+}
+
+// Full implements frontend.Scheduler.
+func (s *Scheduler) Full(context.Context, string, uint64) (bool, error) {
+	if err := s.enter("Full"); err != nil {
+		return false, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.NoRoom, nil
 }
 
 // On implements frontend.Scheduler: all that lives is on the only node.

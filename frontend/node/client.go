@@ -177,6 +177,29 @@ func (c *Client) Extend(ctx context.Context, s *frontend.Session) error {
 	return c.tell(ctx, s, "extend", nil)
 }
 
+// Prepared implements frontend.Node.
+func (c *Client) Prepared(ctx context.Context, s *frontend.Session) error {
+	res, err := c.Do(ctx, s, Request{Method: http.MethodGet, Path: "/v1/prepared"})
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(res.Body, 1000)) // it says why, at best
+		return fmt.Errorf("wait for slot %s: status %d: %s", s.ID, res.StatusCode, text)
+	}
+	return nil
+}
+
+// Begin implements frontend.Node.
+func (c *Client) Begin(ctx context.Context, s *frontend.Session) error {
+	body, err := json.Marshal(map[string]any{"expiresAt": s.Expires})
+	if err != nil {
+		return fmt.Errorf("encode begin: %w", err)
+	}
+	return c.tell(ctx, s, "begin", body)
+}
+
 // tell has the node do something to a session.
 func (c *Client) tell(ctx context.Context, s *frontend.Session, what string, body []byte) error {
 	res, err := c.Do(ctx, s, Request{Method: http.MethodPost, Path: "/v1/" + what, Body: body})

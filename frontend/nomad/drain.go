@@ -33,6 +33,31 @@ func (s *Scheduler) Draining(ctx context.Context, since uint64) ([]string, uint6
 	return nodes, max(meta.LastIndex, 1), nil // 0 would not wait
 }
 
+// Nodes implements frontend.Scheduler, as Draining does.
+func (s *Scheduler) Nodes(ctx context.Context, since uint64) ([]frontend.NodeState, uint64, error) {
+	q := (&api.QueryOptions{WaitIndex: since, WaitTime: pollLimit}).WithContext(ctx)
+	stubs, meta, err := s.client.Nodes().List(q)
+	if err != nil {
+		return nil, 0, unavailable(err, "list nodes")
+	}
+	var nodes []frontend.NodeState
+	for _, stub := range stubs {
+		driver := stub.Drivers[driverName]
+		if driver == nil || !driver.Detected {
+			continue
+		}
+		up := stub.Status == api.NodeStatusReady && !stub.Drain
+		nodes = append(nodes, frontend.NodeState{
+			ID: stub.ID, Up: up,
+			Takes: up && driver.Healthy && stub.SchedulingEligibility == api.NodeSchedulingEligible,
+		})
+	}
+	return nodes, max(meta.LastIndex, 1), nil
+}
+
+// driverName is how nodes call our driver.
+const driverName = "bun"
+
 // On implements frontend.Scheduler. What was told to stop has its own end.
 func (s *Scheduler) On(ctx context.Context, node string) ([]frontend.Job, error) {
 	allocs, _, err := s.client.Nodes().Allocations(node, new(api.QueryOptions).WithContext(ctx))

@@ -6,7 +6,9 @@ package nomad
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -41,6 +43,7 @@ type Scheduler struct {
 	transport *http.Transport
 	hcl       string
 	domain    string
+	version   string                   // of the jobs
 	template  atomic.Pointer[template] // parsed on first use: Nomad may come up later than we
 }
 
@@ -79,7 +82,7 @@ func NewScheduler(c Config, hcl, domain string) (*Scheduler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make Nomad client for %s: %w", c.Address, err)
 	}
-	return &Scheduler{client: client, transport: transport, hcl: hcl, domain: domain}, nil
+	return &Scheduler{client: client, transport: transport, hcl: hcl, domain: domain, version: jobVersion(hcl, domain)}, nil
 }
 
 // Close closes idle connections.
@@ -95,6 +98,36 @@ func (s *Scheduler) Start(ctx context.Context, sess *frontend.Session) error {
 	if err != nil {
 		return fmt.Errorf("stamp job of %s: %w", sess.ID, err)
 	}
+	return s.register(ctx, job)
+}
+
+// StartSlot implements frontend.Scheduler.
+func (s *Scheduler) StartSlot(ctx context.Context, slot *frontend.Slot) error {
+	t, err := s.parsed(ctx)
+	if err != nil {
+		return err
+	}
+	job, err := t.stampSlot(slot)
+	if err != nil {
+		return fmt.Errorf("stamp job of slot %s: %w", slot.ID, err)
+	}
+	return s.register(ctx, job)
+}
+
+// stampVersion is to be raised with every change of what stamp does to the job.
+const stampVersion = 1
+
+func jobVersion(hcl, domain string) string {
+	h := sha256.New()
+	fmt.Fprintf(h, "%d\n%s\n%s", stampVersion, domain, hcl)
+	return hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+// JobVersion implements frontend.Scheduler.
+func (s *Scheduler) JobVersion() string { return s.version }
+
+// register registers a job, unless there is one of that name.
+func (s *Scheduler) register(ctx context.Context, job *api.Job) error {
 	answer, _, err := s.client.Jobs().EnforceRegister(job, 0, new(api.WriteOptions).WithContext(ctx))
 	if err != nil {
 		if strings.Contains(err.Error(), api.RegisterEnforceIndexErrPrefix) {
@@ -224,6 +257,22 @@ func (s *Scheduler) Lost(ctx context.Context, id string, epoch uint64) (bool, er
 		return false, unavailable(err, "look at job %s", job)
 	}
 	return now.Status != nil && *now.Status == dead, nil
+}
+
+// Full implements frontend.Scheduler.
+func (s *Scheduler) Full(ctx context.Context, id string, epoch uint64) (bool, error) {
+	evals, _, err := s.client.Jobs().Evaluations(frontend.JobID(id, epoch), new(api.QueryOptions).WithContext(ctx))
+	if err != nil {
+		return false, unavailable(err, "list evaluations of %s", id)
+	}
+	for _, eval := range evals {
+		for _, m := range eval.FailedTGAllocs {
+			if m.NodesExhausted > 0 {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
 }
 
 // Explain implements frontend.Scheduler.

@@ -58,6 +58,36 @@ func newTemplate(job *api.Job, domain string) (*template, error) {
 	return &template{job: string(text), domain: strings.Trim(string(quoted), `"`)}, nil
 }
 
+// slotPriority is by how much the jobs of slots come after those of sessions that
+// somebody waits for.
+const slotPriority = 10
+
+// stampSlot is the job of a slot.
+func (t *template) stampSlot(s *frontend.Slot) (*api.Job, error) {
+	job, err := t.stamp(&frontend.Session{
+		ID: s.ID, Epoch: 1, Expires: s.Ends.Add(slotMargin(s.Ends.Sub(s.Made))),
+		Limits: frontend.Limits{Memory: s.Shape.Memory, CPU: s.Shape.CPU, Disk: s.Shape.Disk},
+	})
+	if err != nil {
+		return nil, err
+	}
+	task := job.TaskGroups[0].Tasks[0]
+	task.Config["session"].([]map[string]any)[0]["slot"] = true
+	if s.Node != "" {
+		job.Affinities = append(job.Affinities, api.NewAffinity("${node.unique.id}", "=", s.Node, 100))
+	}
+	if job.Priority != nil {
+		job.Priority = new(max(1, *job.Priority-slotPriority))
+	}
+	return job, nil
+}
+
+// slotMargin is how long after a slot is too old to be taken its node ends it, should
+// no front-end have done so: longer than one that has taken it needs to say so.
+func slotMargin(age time.Duration) time.Duration {
+	return min(max(age/10, 2*time.Second), time.Minute)
+}
+
 // stamp is the job of a session.
 func (t *template) stamp(s *frontend.Session) (*api.Job, error) {
 	text := strings.NewReplacer(wordID, s.ID, wordLabel, frontend.Label(s.ID), wordDomain, t.domain).Replace(t.job)

@@ -58,6 +58,9 @@ type Config struct {
 		PerClient int `json:"per_client"`
 	} `json:"connections"`
 
+	// Pool is of slots: sessions that are started before anybody asks for them.
+	Pool PoolConfig `json:"pool"`
+
 	// ReapInterval is how often what has no owner is looked for. Default 10 s.
 	ReapInterval Duration `json:"reap_interval"`
 	// ReadHeaderTimeout bounds how long the head of a request may take to
@@ -137,6 +140,9 @@ func parse(text []byte, env func(string) string) (Config, error) {
 	case c.Connections.Total < 1 || c.Connections.PerClient < 1:
 		return c, errors.New("connections.total and connections.per_client must be positive")
 	}
+	if err := c.Pool.check(); err != nil {
+		return c, err
+	}
 	if _, err := api.NewKeyring(c.Keys); err != nil {
 		return c, err
 	}
@@ -159,6 +165,7 @@ func (c *Config) defaults() error {
 		scheme = "http"
 	}
 	def(&c.PreviewScheme, scheme)
+	c.Pool.defaults()
 	def(&c.ReapInterval, Duration(10*time.Second))
 	def(&c.ReadHeaderTimeout, Duration(10*time.Second))
 	def(&c.IdleTimeout, Duration(2*time.Minute))

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/buntime/buntime/frontend"
 	"github.com/buntime/buntime/frontend/api"
 )
 
@@ -32,6 +33,21 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+func TestPoolConfig(t *testing.T) {
+	for text, want := range map[string]frontend.PoolSettings{
+		`{}`:           {Min: 4, Max: 50, MaxAge: time.Hour, Refills: 4, NodeMemory: 1024},
+		`{"min":0}`:    {Min: 0, Max: 50, MaxAge: time.Hour, Refills: 4, NodeMemory: 1024},
+		`{"min":80}`:   {Min: 80, Max: 80, MaxAge: time.Hour, Refills: 4, NodeMemory: 1024},
+		`{"off":true}`: {},
+		`{"min":1,"max_age":"1m","refills":2,"node_memory":5,"max":7}`: {Min: 1, Max: 7, MaxAge: time.Minute, Refills: 2, NodeMemory: 5},
+	} {
+		c, err := parse([]byte(strings.Replace(minimal, "{", `{"pool":`+text+",", 1)), noEnv)
+		if got := c.Pool.settings(); err != nil || got != want || c.Pool.Starts != 16 {
+			t.Errorf("%s: %+v, %d, %v", text, got, c.Pool.Starts, err)
+		}
+	}
+}
+
 func TestBadConfig(t *testing.T) {
 	for change, want := range map[string]string{
 		`"listn":":1",`:                "listn",
@@ -48,6 +64,10 @@ func TestBadConfig(t *testing.T) {
 		`"trusted_proxies":["lb"],`:    "trusted_proxies",
 		`"connections":{"total":-1},`:  "connections",
 		`"stall_timeout":"0s",`:        "positive",
+		`"pool":{"min":-1},`:           "pool",
+		`"pool":{"min":9,"max":3},`:    "pool",
+		`"pool":{"refills":-1},`:       "pool",
+		`"pool":{"max_age":"never"},`:  "invalid duration",
 	} {
 		if _, err := parse([]byte(strings.Replace(minimal, "{", "{"+change, 1)), noEnv); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want it to name %s", change, err, want)

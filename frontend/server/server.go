@@ -60,6 +60,8 @@ func assemble(c Config, log *slog.Logger) (*parts, error) {
 		}
 		p.sessions.Objects = repository
 	}
+	p.sessions.Pool = c.Pool.settings()
+	p.sessions.SetStarts(c.Pool.Starts)
 	p.sessions.ReapInterval = time.Duration(c.ReapInterval)
 	keys, err := api.NewKeyring(c.Keys)
 	if err != nil {
@@ -107,6 +109,13 @@ func Serve(ctx context.Context, c Config, l net.Listener, log *slog.Logger) erro
 	}
 	defer p.close()
 
+	watching, unwatch := context.WithCancel(context.WithoutCancel(ctx)) // for requests under way, too
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		p.sessions.WatchPool(watching)
+	}()
+	defer func() { unwatch(); <-watched }()
 	// Another may lead while requests under way here are finished.
 	standing, withdraw := context.WithCancel(ctx)
 	withdrawn := make(chan struct{})

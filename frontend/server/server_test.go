@@ -104,6 +104,7 @@ func (c *cluster) frontEnd() *frontEnd {
 		c.t.Fatal(err)
 	}
 	config := Config{
+		Pool:   PoolConfig{Off: true}, // the stand-in makes no sandboxes
 		Listen: l.Addr().String(), NodeSecret: secret, ReapInterval: Duration(100 * time.Millisecond),
 		Keys: []api.KeyConfig{{Hash: api.HashKey(key), Account: "a", Plan: "enterprise"}},
 	}
