@@ -59,6 +59,8 @@ type Store interface {
 	// Kept says whether there is a snapshot of a session from any epoch.
 	Kept(ctx context.Context, id string) (bool, error)
 
+	Receipts
+
 	// Ready says whether the store answers.
 	Ready(ctx context.Context) error
 }

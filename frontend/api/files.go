@@ -45,7 +45,7 @@ func (s *Server) fileRoutes(api huma.API) {
 
 // onFiles forwards an operation on files.
 func (s *Server) onFiles(ctx context.Context, session string, r node.Request) (*raw, error) {
-	return s.forward(ctx, fileTimeout, tooLate(fileTimeout), session, r)
+	return s.forward(ctx, call{session: session, request: r, within: fileTimeout, late: tooLate(fileTimeout)})
 }
 
 type listFilesInput struct {

@@ -77,6 +77,11 @@ func (n *fakeNode) requests() []request {
 	return n.got
 }
 
+func bodyOf(r *http.Request) string {
+	body, _ := io.ReadAll(r.Body)
+	return string(body)
+}
+
 // last is the last request that the node got.
 func (n *fakeNode) last(t testing.TB) request {
 	t.Helper()

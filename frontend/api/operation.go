@@ -52,7 +52,7 @@ func within[I, O any](d time.Duration, do func(context.Context, *I) (*O, error))
 
 // tooLate is the answer to a request that has not been served in time.
 func tooLate(d time.Duration) *frontend.Error {
-	return frontend.Errorf(frontend.CodeRequestTimeout, "not done within %v", d)
+	return frontend.Errorf(frontend.CodeRequestTimeout, "not done within %v", d).Unsure()
 }
 
 // told logs an error that is our own fault and returns what the client is told.
@@ -69,7 +69,7 @@ func told(ctx context.Context, err error) error {
 	case e.Code == frontend.CodeServiceUnavailable:
 		logger(ctx).Warn("request not served", "err", err)
 	}
-	return &Failure{e}
+	return &Failure{e, err}
 }
 
 // bodied is an input with a JSON body.

@@ -245,7 +245,7 @@ func fail(w http.ResponseWriter, err error) {
 	if !ok {
 		e = internal()
 	}
-	f := &Failure{e}
+	f := &Failure{Err: e}
 	maps.Copy(w.Header(), f.GetHeaders())
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(f.GetStatus())

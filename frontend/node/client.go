@@ -33,6 +33,13 @@ var (
 	ErrLost = fmt.Errorf("connection to the node agent broke: %w", frontend.ErrAway)
 )
 
+// DoneHeader says in an error's answer, with the value DoneNo, that nothing of the
+// request was done.
+const (
+	DoneHeader = "Buntime-Done"
+	DoneNo     = "no"
+)
+
 // Client calls node agents. The zero value is not ready; see NewClient.
 type Client struct {
 	secret []byte

@@ -301,7 +301,7 @@ export interface components {
         Error: {
             /** @description What went wrong, for programs. */
             code: string;
-            /** @description More about it; field names the input that was refused. */
+            /** @description More about it. field names the input that was refused. done is no where nothing of the request was done and it can be sent again as it is, and unknown where it may have been done or may be yet. result is what an execution had come to that ran out of memory. */
             details?: {
                 [key: string]: unknown;
             };
@@ -610,7 +610,10 @@ export interface operations {
     execute: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Any name for this request, of 1 to 255 printable ASCII characters without spaces. What arrives with it again within 24 hours is answered as the first was and not done again; a request with another body is refused. A request of which nothing was done leaves the key free. The answer has the same header. */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -623,6 +626,8 @@ export interface operations {
             /** @description OK */
             200: {
                 headers: {
+                    /** @description That of the request, if it had one. */
+                    "Idempotency-Key"?: string;
                     /** @description The execution's id, also of one that answers with events. */
                     "X-Execution-Id"?: string;
                     [name: string]: unknown;
@@ -668,8 +673,26 @@ export interface operations {
                     "application/json": components["schemas"]["Failure"];
                 };
             };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
             /** @description Request Entity Too Large */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1502,7 +1525,10 @@ export interface operations {
     createSession: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description Any name for this request, of 1 to 255 printable ASCII characters without spaces. What arrives with it again within 24 hours is answered as the first was and not done again; a request with another body is refused. A request of which nothing was done leaves the key free. The answer has the same header. */
+                "Idempotency-Key"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -1541,6 +1567,24 @@ export interface operations {
             };
             /** @description Forbidden */
             403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Failure"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
                 headers: {
                     [name: string]: unknown;
                 };
