@@ -62,8 +62,8 @@ type Session struct {
 	executions map[string]*execution // by execution id
 	// beginning has the ids of executions that are about to be there, or to fail.
 	beginning map[string]chan struct{}
-	ended      []string              // ids of ended ones, oldest first
-	ranLast    []Process             // when the processes stood still last
+	ended     []string  // ids of ended ones, oldest first
+	ranLast   []Process // when the processes stood still last
 
 	servers []server
 }

@@ -67,7 +67,7 @@ func (s *Server) call(ctx context.Context, c call) (*answer, error) {
 	if c.find == nil {
 		c.find = s.Sessions.Resolve
 	}
-	res, err := s.send(ctx, c)
+	res, err := s.send(ctx, c) //nolint:bodyclose // who gets the answer closes it
 	if err != nil {
 		if !errors.Is(err, frontend.ErrAsleep) {
 			err = told(ctx, err)

@@ -18,6 +18,7 @@ import (
 	"github.com/buntime/buntime/frontend"
 	"github.com/buntime/buntime/frontend/api"
 	"github.com/buntime/buntime/frontend/frontendtest"
+	"github.com/buntime/buntime/frontend/keys"
 	"github.com/buntime/buntime/frontend/node"
 )
 
@@ -113,11 +114,11 @@ func newWorld(t testing.TB) *world {
 	t.Cleanup(client.Close)
 	w.sessions = frontend.NewService(store, w.scheduler, client, log)
 	t.Cleanup(w.sessions.Close)
-	keys, err := api.NewKeyring([]api.KeyConfig{
-		{Hash: api.HashKey(paid), Account: "paid", Plan: "paid", Limits: frontend.Plan{Requests: 1 << 30}},
-		{Hash: api.HashKey(other), Account: "other", Plan: "paid", Limits: frontend.Plan{Requests: 1 << 30}},
-		{Hash: api.HashKey(free), Account: "free", Plan: "free", Limits: frontend.Plan{Requests: 1 << 30}},
-		{Hash: api.HashKey(few), Account: "few", Plan: "free", Limits: frontend.Plan{Requests: 3}},
+	keys, err := keys.NewFile([]keys.Config{
+		{Hash: keys.Hash(paid), Account: "paid", Plan: "paid", Limits: frontend.Plan{Requests: 1 << 30}},
+		{Hash: keys.Hash(other), Account: "other", Plan: "paid", Limits: frontend.Plan{Requests: 1 << 30}},
+		{Hash: keys.Hash(free), Account: "free", Plan: "free", Limits: frontend.Plan{Requests: 1 << 30}},
+		{Hash: keys.Hash(few), Account: "few", Plan: "free", Limits: frontend.Plan{Requests: 3}},
 	})
 	if err != nil {
 		t.Fatal(err)

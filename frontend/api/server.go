@@ -36,7 +36,7 @@ type Forwarder interface {
 type Config struct {
 	Sessions *frontend.Service
 	Node     Forwarder
-	Keys     Keyring
+	Keys     Keys
 	// BaseURL is where clients find the API, for the OpenAPI document.
 	BaseURL string
 	// PreviewScheme and PreviewDomain (with a port, if it is not the scheme's
@@ -137,7 +137,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // serve answers a request, or says why it does not.
 func (s *Server) serve(w *writer, r *http.Request) error {
-	key, name, known := s.Keys.find(r)
+	key, name, known, unsure := s.find(r)
 	w.spans.Add("auth", time.Since(w.begin))
 	var at standing
 	if known {
@@ -165,6 +165,9 @@ func (s *Server) serve(w *writer, r *http.Request) error {
 		e := frontend.Errorf(frontend.CodeRateLimit, "more than %d requests in a minute; try again later", at.limit)
 		e.RetryAfter = max(at.end.Sub(w.begin), time.Second)
 		return e
+	}
+	if unsure != nil {
+		return unsure
 	}
 	if !known {
 		w.Header().Set("WWW-Authenticate", "Bearer")
