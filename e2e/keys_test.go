@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -78,6 +79,8 @@ func TestKeys(t *testing.T) {
 		{Method: "GET", Path: "/executions/exe_a/output", Query: s.query(nil)},
 		{Method: "GET", Path: "/files/read", Query: s.query([]string{"path", "a"})},
 		{Method: "POST", Path: "/files/write", JSON: s.body(M{"path": "a", "content": ""})},
+		{Method: "GET", Path: "/files/archive", Query: s.query(nil)},
+		{Method: "PUT", Path: "/files/archive", Query: s.query(nil), Body: strings.NewReader("x"), Header: map[string]string{"Content-Type": "application/x-tar"}},
 		{Method: "DELETE", Path: "/files", Query: s.query([]string{"path", "a"})},
 	} {
 		refusal(t, send(t, ctx, stranger, call), 404, "session_not_found")

@@ -87,6 +87,8 @@ func (i *instance) api(s *Session, token string) http.Handler {
 	handle("POST /v1/files/write", true, s.serveWrite)
 	handle("GET /v1/files/read", true, s.serveRead)
 	handle("DELETE /v1/files", true, s.serveRemove)
+	handle("GET /v1/files/archive", true, s.serveArchive)
+	handle("PUT /v1/files/archive", true, s.serveUnpack)
 	handle("POST /v1/sleep", false, i.serveSleep(s))
 	handle("POST /v1/extend", true, i.serveExtend(s))
 

@@ -48,7 +48,7 @@ type executeRequest struct {
 
 type fileContent struct {
 	Path    string  `json:"path"`
-	Content *string `json:"content"`
+	Content *string `json:"content" nullable:"false"`
 }
 
 // nodeExecution is an executeRequest as nodes take it.

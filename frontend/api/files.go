@@ -70,7 +70,7 @@ func (s *Server) listFiles(ctx context.Context, in *listFilesInput) (*raw, error
 type writeRequest struct {
 	SessionID string  `json:"sessionId"`
 	Path      string  `json:"path"`
-	Content   *string `json:"content"`
+	Content   *string `json:"content" nullable:"false"`
 	Encoding  string  `json:"encoding,omitzero" enum:"utf8,base64" doc:"Of content; utf8 if left out."`
 }
 

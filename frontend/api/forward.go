@@ -126,11 +126,15 @@ func (s *Server) send(ctx context.Context, c call) (*http.Response, error) {
 		if !again && !lost {
 			return nil, &unsure{err}
 		}
+		used := c.request.Stream != nil && c.request.Stream.Used()
 		s.Sessions.Forget(c.session)
 		if again {
 			if merr := s.Sessions.Moved(ctx, sess); merr != nil {
 				return nil, merr
 			}
+		}
+		if again && used { // nothing was done, and it cannot be sent from here
+			return nil, fmt.Errorf("%w; %w", frontend.Unavailable("the session moved while the request was on its way; try again"), err)
 		}
 		// Of a silent node it is known that it is no use to wait any longer.
 		if !again || !silent && time.Since(begin)+pause > s.NodeWait {

@@ -26,7 +26,8 @@ const (
 	paid   = "btk_paid_0123456789"
 	other  = "btk_other_0123456789"
 	free   = "btk_free_0123456789"
-	few    = "btk_few_0123456789" // requests a minute
+	few    = "btk_few_0123456789"   // requests a minute
+	plain  = "btk_plain_0123456789" // the free plan as it is
 	secret = "a secret of the cluster"
 )
 
@@ -118,6 +119,7 @@ func newWorld(t testing.TB) *world {
 		{Hash: keys.Hash(paid), Account: "paid", Plan: "paid", Limits: frontend.Plan{Requests: 1 << 30}},
 		{Hash: keys.Hash(other), Account: "other", Plan: "paid", Limits: frontend.Plan{Requests: 1 << 30}},
 		{Hash: keys.Hash(free), Account: "free", Plan: "free", Limits: frontend.Plan{Requests: 1 << 30}},
+		{Hash: keys.Hash(plain), Account: "plain", Plan: "free"},
 		{Hash: keys.Hash(few), Account: "few", Plan: "free", Limits: frontend.Plan{Requests: 3}},
 	})
 	if err != nil {

@@ -25,7 +25,10 @@ const (
 // add registers an operation: with its body in the OpenAPI document if its
 // input has one, and with errors as clients are told them.
 func add[I, O any](api huma.API, op huma.Operation, do func(context.Context, *I) (*O, error)) {
-	op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusUnauthorized, http.StatusTooManyRequests, http.StatusServiceUnavailable)
+	op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusUnauthorized, http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusServiceUnavailable)
+	if _, ok := any(new(I)).(bodied); ok {
+		op.Errors = append(op.Errors, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
+	}
 	op.RejectUnknownQueryParameters = !acceptsAnyQuery[I]()
 	huma.Register(api, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := do(ctx, in)
@@ -35,6 +38,16 @@ func add[I, O any](api huma.API, op huma.Operation, do func(context.Context, *I)
 		return out, err
 	})
 	documentBody[I](api, op)
+	// huma's status for bad parameters; ours is 400 (errors.go).
+	delete(operation(api, op).Responses, "422")
+}
+
+// operation is an operation as the OpenAPI document has it.
+func operation(api huma.API, op huma.Operation) *huma.Operation {
+	item := api.OpenAPI().Paths[op.Path]
+	return map[string]*huma.Operation{
+		http.MethodGet: item.Get, http.MethodPost: item.Post, http.MethodPut: item.Put, http.MethodDelete: item.Delete,
+	}[op.Method]
 }
 
 // within gives a handler its deadline.
@@ -85,7 +98,7 @@ func documentBody[I any](api huma.API, op huma.Operation) {
 		return
 	}
 	registry := api.OpenAPI().Components.Schemas
-	api.OpenAPI().Paths[op.Path].Post.RequestBody = &huma.RequestBody{
+	operation(api, op).RequestBody = &huma.RequestBody{
 		Content: map[string]*huma.MediaType{
 			"application/json": {Schema: registry.Schema(in.bodyType(), true, op.OperationID+"Request")},
 		},

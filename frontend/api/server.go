@@ -110,6 +110,7 @@ func (s *Server) routes() ([]byte, error) {
 	s.sessionRoutes(api)
 	s.executionRoutes(api)
 	s.fileRoutes(api)
+	s.archiveRoutes(api)
 	document, err := api.OpenAPI().MarshalJSON()
 	if err != nil {
 		return nil, fmt.Errorf("encode OpenAPI document: %w", err)
@@ -174,13 +175,18 @@ func (s *Server) serve(w *writer, r *http.Request) error {
 		return frontend.Errorf(frontend.CodeUnauthorized, "send a valid API key as Authorization: Bearer btk_…")
 	}
 	limit := bodyLimit(key)
+	if streams(r) {
+		limit = int64(key.Allowed.Disk)<<20 + archiveSlack
+	}
 	if r.ContentLength > limit { // before any of it is read
 		return tooLarge(limit)
 	}
-	if err := s.bodies.enter(name, r.ContentLength, limit); err != nil {
-		return err
+	if !streams(r) {
+		if err := s.bodies.enter(name, r.ContentLength, limit); err != nil {
+			return err
+		}
+		defer s.bodies.leave(name, r.ContentLength, limit)
 	}
-	defer s.bodies.leave(name, r.ContentLength, limit)
 	r.Body = http.MaxBytesReader(w.ResponseWriter, r.Body, limit)
 	s.private.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), keyContext{}, key)))
 	return nil

@@ -203,7 +203,7 @@ func (s *Server) sleep(ctx context.Context, in *sleepInput) (*sleepOutput, error
 
 // extendRequest is the body of POST /sessions/{id}/extend.
 type extendRequest struct {
-	TTL *int `json:"ttl" minimum:"300" doc:"Life in seconds, from now. The most depends on the plan."`
+	TTL *int `json:"ttl" nullable:"false" minimum:"300" doc:"Life in seconds, from now. The most depends on the plan."`
 }
 
 type extendInput struct {

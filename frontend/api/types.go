@@ -225,3 +225,10 @@ type Removed struct {
 	Deleted bool   `json:"deleted"`
 	Path    string `json:"path"`
 }
+
+// Unpacked is the answer of PUT /files/archive.
+type Unpacked struct {
+	Path  string `json:"path"`
+	Files int64  `json:"files" doc:"How many files were written."`
+	Size  int64  `json:"size" doc:"Of all of them, in bytes."`
+}

@@ -91,6 +91,17 @@ type Request struct {
 	Query  url.Values
 	Header http.Header // may be nil
 	Body   []byte      // JSON, or nil
+	// Stream, if not nil, is the body instead, of Length bytes or, if that is -1, of
+	// as many as there are. It can be sent once.
+	Stream Once
+	Length int64
+}
+
+// Once is a body that can be read once.
+type Once interface {
+	io.Reader
+	// Used says whether any of it was read.
+	Used() bool
 }
 
 // Do sends a request to the node that carries a session. Any status but the
@@ -108,6 +119,9 @@ func (c *Client) Do(ctx context.Context, s *frontend.Session, r Request) (*http.
 	req, err := http.NewRequestWithContext(ctx, r.Method, target, body)
 	if err != nil {
 		return nil, fmt.Errorf("make request for node of %s: %w", s.ID, err)
+	}
+	if r.Stream != nil {
+		req.Body, req.ContentLength = io.NopCloser(r.Stream), r.Length
 	}
 	if r.Header != nil {
 		req.Header = r.Header.Clone()
