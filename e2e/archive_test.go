@@ -75,8 +75,11 @@ func TestArchives(t *testing.T) {
 		refusal(t, s.unpack("x", "application/x-tar", bytes.NewReader(bytes.Repeat([]byte("x"), 4096))), 400, "invalid_request")
 		refusal(t, s.unpack("x", "application/zstd", bytes.NewReader([]byte("no zstd"))), 400, "invalid_request")
 		for _, h := range []tar.Header{
-			{Typeflag: tar.TypeReg, Name: "../../out"}, {Typeflag: tar.TypeReg, Name: "/out"}, {Typeflag: tar.TypeSymlink, Name: "l", Linkname: "/etc"},
-			{Typeflag: tar.TypeBlock, Name: "d"}, {Typeflag: tar.TypeLink, Name: "l", Linkname: "../../etc/passwd"},
+			{Typeflag: tar.TypeReg, Name: "../../out"},
+			{Typeflag: tar.TypeReg, Name: "/out"},
+			{Typeflag: tar.TypeSymlink, Name: "l", Linkname: "/etc"},
+			{Typeflag: tar.TypeBlock, Name: "d"},
+			{Typeflag: tar.TypeLink, Name: "l", Linkname: "../../etc/passwd"},
 		} {
 			refusal(t, s.unpack("", "application/x-tar", bytes.NewReader(tarOf(t, h))), 400, "invalid_request")
 		}
