@@ -71,11 +71,11 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{Config: c, NodeWait: 5 * time.Second, ReadyFor: 500 * time.Millisecond, private: http.NewServeMux(), strangers: free.Requests}
-	document, err := s.routes()
+	document, page, err := s.routes()
 	if err != nil {
 		return nil, err
 	}
-	s.public = s.publicRoutes(document)
+	s.public = s.publicRoutes(document, page)
 	return s, nil
 }
 
@@ -85,8 +85,8 @@ var format = huma.Format{
 }
 
 // routes registers all operations that need a key, and returns the OpenAPI
-// document that they make.
-func (s *Server) routes() ([]byte, error) {
+// document that they make, and the page of it.
+func (s *Server) routes() (document, page []byte, err error) {
 	registry := huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer)
 	api := humago.New(s.private, huma.Config{
 		OpenAPI: &huma.OpenAPI{
@@ -111,11 +111,11 @@ func (s *Server) routes() ([]byte, error) {
 	s.executionRoutes(api)
 	s.fileRoutes(api)
 	s.archiveRoutes(api)
-	document, err := api.OpenAPI().MarshalJSON()
-	if err != nil {
-		return nil, fmt.Errorf("encode OpenAPI document: %w", err)
+	if document, err = api.OpenAPI().MarshalJSON(); err != nil {
+		return nil, nil, fmt.Errorf("encode OpenAPI document: %w", err)
 	}
-	return document, nil
+	page, err = renderDocs(api.OpenAPI())
+	return document, page, err
 }
 
 // ServeHTTP implements http.Handler.
