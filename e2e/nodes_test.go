@@ -36,6 +36,7 @@ func TestNodes(t *testing.T) {
 	t.Run("any front-end serves any session", c.anyFrontend)
 	t.Run("a front-end dies", c.frontendDies)
 	t.Run("a session wakes before its files are there", c.wakesBefore)
+	t.Run("requests with a key", c.repeats)
 	t.Run("a node is lost", c.nodeLost)
 	t.Run("a node comes back late", c.lateNode)
 	t.Run("drains", c.drains)

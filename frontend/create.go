@@ -21,6 +21,8 @@ type CreateRequest struct {
 	// Metadata is a JSON object, compact.
 	Metadata json.RawMessage
 	Limits   *LimitsRequest
+	// Receipt names the request's receipt, "" if it has none.
+	Receipt string
 }
 
 // session is the record of a new session for a key, if its plan allows it.
@@ -43,7 +45,7 @@ func (r CreateRequest) session(key Key, now time.Time) (*Session, error) {
 		State: StateStarting, Since: now, Epoch: firstEpoch,
 		Limits:  limits,
 		Created: created, Expires: created.Add(time.Duration(ttl) * time.Second), LastActive: created,
-		Metadata: r.Metadata,
+		Metadata: r.Metadata, Receipt: r.Receipt,
 	}
 	if s.Metadata == nil {
 		s.Metadata = json.RawMessage("{}")

@@ -44,6 +44,7 @@ const (
 	CodeExecutionTimeout    Code = "execution_timeout"
 	CodeRequestTimeout      Code = "request_timeout"
 	CodeSessionBusy         Code = "session_busy"
+	CodeIdempotencyConflict Code = "idempotency_conflict"
 	CodeFileTooLarge        Code = "file_too_large"
 	CodeMediaType           Code = "unsupported_media_type"
 	CodeRateLimit           Code = "rate_limit_exceeded"
@@ -66,6 +67,7 @@ var statuses = map[Code]int{
 	CodeExecutionTimeout:    http.StatusRequestTimeout,
 	CodeRequestTimeout:      http.StatusRequestTimeout,
 	CodeSessionBusy:         http.StatusConflict,
+	CodeIdempotencyConflict: http.StatusConflict,
 	CodeFileTooLarge:        http.StatusRequestEntityTooLarge,
 	CodeMediaType:           http.StatusUnsupportedMediaType,
 	CodeRateLimit:           http.StatusTooManyRequests,
@@ -89,8 +91,8 @@ func (c Code) Status() int {
 type Error struct {
 	Code    Code   `json:"code" doc:"What went wrong, for programs."`
 	Message string `json:"message" doc:"What went wrong, for people."`
-	// Details has "field" for bad input.
-	Details map[string]any `json:"details,omitempty" doc:"More about it; field names the input that was refused."`
+	// Details has "field" for bad input, and "done" where something may be missing.
+	Details map[string]any `json:"details,omitempty" doc:"More about it. field names the input that was refused. done is no where nothing of the request was done and it can be sent again as it is, and unknown where it may have been done or may be yet. result is what an execution had come to that ran out of memory."`
 	// RetryAfter, if not zero, is how long to wait before trying again.
 	RetryAfter time.Duration `json:"-"`
 }
@@ -107,10 +109,34 @@ func Invalid(field, format string, args ...any) *Error {
 	return Errorf(CodeInvalidRequest, format, args...).at(field)
 }
 
-// Unavailable is the Error for when nothing can be done now but may be soon.
+// Whether what was asked for was done, as an Error's details say it.
+const (
+	// doneNo: nothing was, and it can be asked for again.
+	doneNo = "no"
+	// doneUnknown: it may have been, in whole or in part, or may be yet.
+	doneUnknown = "unknown"
+)
+
+// Unavailable is the Error for when nothing can be done now, nor was, but may be soon.
 func Unavailable(format string, args ...any) *Error {
-	e := Errorf(CodeServiceUnavailable, format, args...)
+	e := Errorf(CodeServiceUnavailable, format, args...).done(doneNo)
 	e.RetryAfter = time.Second
+	return e
+}
+
+// Unsure is the Error for when nobody knows what was done.
+func Unsure(format string, args ...any) *Error {
+	return Unavailable(format, args...).Unsure()
+}
+
+// Unsure says of the Error that what was asked for may have been done.
+func (e *Error) Unsure() *Error { return e.done(doneUnknown) }
+
+func (e *Error) done(word string) *Error {
+	if e.Details == nil {
+		e.Details = map[string]any{}
+	}
+	e.Details["done"] = word
 	return e
 }
 

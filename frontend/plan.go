@@ -91,6 +91,11 @@ func (p Plan) With(o Plan) Plan {
 	return p
 }
 
+// Negative says whether any value is below zero, which no plan has.
+func (p Plan) Negative() bool {
+	return min(p.Memory, p.Disk, p.TTL, p.Sessions, p.Requests, p.Timeout, p.FileSize, p.Files) < 0 || p.CPU < 0
+}
+
 // Key is an API key: whose it is and what it allows. The secret itself is kept
 // nowhere, only its hash, by whoever looks keys up.
 type Key struct {

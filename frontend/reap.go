@@ -48,7 +48,7 @@ func (s *Service) reapOften(ctx context.Context) {
 
 // Reap ends what has no owner any more and completes what a crash left
 // halfway: expired sessions, sessions that never started, sessions whose job
-// is lost, and whatever is of no session.
+// is lost, whatever is of no session, and receipts whose time is over.
 func (s *Service) Reap(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, reapTimeout, fmt.Errorf("reap not done in %v", reapTimeout))
 	defer cancel()
@@ -119,6 +119,7 @@ func (s *Service) Reap(ctx context.Context) error {
 			})
 		}
 	}
+	work.Go(func() error { return s.Store.SweepReceipts(ctx, s.Now()) })
 	return work.Wait()
 }
 

@@ -62,6 +62,9 @@ type Session struct {
 	Expires    time.Time       `json:"expires"`
 	LastActive time.Time       `json:"lastActive"`
 	Metadata   json.RawMessage `json:"metadata"`
+	// Receipt is the name of the receipt of the request that created the session, if
+	// it had one.
+	Receipt string `json:"receipt,omitempty"`
 
 	// Files, Checkpoint and Lost are of the last time that the session came to deep
 	// sleep: how many files its workspace had, the moment that it is of, and whether

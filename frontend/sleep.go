@@ -53,7 +53,7 @@ func again(ctx context.Context, tried time.Duration, err error) error {
 		return err
 	}
 	if tried >= awayTimeout {
-		return fmt.Errorf("%w; %w", Unavailable("the session's node does not answer at the moment; try again"), err)
+		return fmt.Errorf("%w; %w", Unsure("the session's node does not answer at the moment; try again"), err)
 	}
 	select {
 	case <-ctx.Done():

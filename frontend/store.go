@@ -60,6 +60,7 @@ type Store interface {
 	Kept(ctx context.Context, id string) (bool, error)
 
 	SlotStore
+	Receipts
 
 	// Ready says whether the store answers.
 	Ready(ctx context.Context) error

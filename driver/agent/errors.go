@@ -20,8 +20,8 @@ type Error struct {
 	Code string `json:"code"`
 	// Message says what was being done to what, and what the reader can do.
 	Message string `json:"message"`
-	// Details has "field" for bad input, and the partial result where an
-	// execution was cut short.
+	// Details has "field" for bad input, "done" where that is a question, and the
+	// partial result where an execution was cut short.
 	Details map[string]any `json:"details,omitempty"`
 	// RetryAfter is in seconds; 0 says nothing about it.
 	RetryAfter int `json:"-"`
@@ -40,12 +40,31 @@ func notFound(code, format string, args ...any) *Error {
 	return &Error{Status: http.StatusNotFound, Code: code, Message: fmt.Sprintf(format, args...)}
 }
 
+// Whether what was asked for was done, in the details of an error and, for the
+// front-end, in a header.
+const (
+	doneHeader  = "Buntime-Done"
+	doneNo      = "no"
+	doneUnknown = "unknown"
+)
+
+// unavailable says that nothing was done, and may be soon.
 func unavailable(format string, args ...any) *Error {
 	return &Error{
 		Status: http.StatusServiceUnavailable, Code: "service_unavailable",
-		Message: fmt.Sprintf(format, args...), RetryAfter: 1,
+		Message: fmt.Sprintf(format, args...), Details: map[string]any{"done": doneNo}, RetryAfter: 1,
 	}
 }
+
+// unsure says that nobody knows what was done.
+func unsure(format string, args ...any) *Error {
+	e := unavailable(format, args...)
+	e.Details["done"] = doneUnknown
+	return e
+}
+
+// unknown says whether an error is of unsure's.
+func unknown(err error) bool { return asError(err).Details["done"] == doneUnknown }
 
 // errGone is the answer to a front-end that comes to where a session was. It looks
 // where the session is now.

@@ -177,13 +177,13 @@ func (s *Session) start(ctx context.Context, e *execution, req wire.Request, sou
 		c, err = s.guest.requestIn(ctx, req, e.group)
 	}
 	if err != nil {
-		return unavailable("reach the sandbox: %v", err)
+		return unsure("reach the sandbox: %v", err)
 	}
 	ev, err := c.event(ctx)
 	switch {
 	case err != nil:
 		c.Close()
-		return unavailable("start the execution: %v", err)
+		return unsure("start the execution: %v", err)
 	case ev.Event == wire.EventFailed && ev.Stale:
 		c.Close()
 		return errStale
@@ -220,6 +220,7 @@ func (s *Session) follow(e *execution, c *guest) {
 		s.runners.fill(readyRunners)
 		if r := e.lookup(); r.State == stateBackground {
 			e.journal.begin(e, c)
+			e.journal.keepAnswer(e)
 		} else if r.State == stateExited {
 			s.record(e, r)
 		}
@@ -360,16 +361,18 @@ func (s *Session) answer(ctx context.Context, e *execution) (Result, error) {
 	case <-ctx.Done():
 		return Result{}, context.Cause(ctx)
 	case <-s.ctx.Done():
-		return Result{}, unavailable("%v", context.Cause(s.ctx))
+		return Result{}, unsure("%v", context.Cause(s.ctx))
 	}
-	r := e.snapshot()
+	if e.journal != nil && e.journal.recovered {
+		if r, err := s.journal.answer(e.ExecutionID); err == nil {
+			return r, nil
+		}
+	}
+	r := e.told()
 	if cutShort(r) {
 		s.kill(e) // the answer says that nothing of it is left
 	}
-	if r.Reason == reasonOOM {
-		return r, s.outOfMemory(r)
-	}
-	return r, nil
+	return s.judge(r)
 }
 
 // outOfMemory is the answer to an execution that ran over the session's memory

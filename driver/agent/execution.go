@@ -105,6 +105,7 @@ type execution struct {
 	why    string // set by who ends it from outside: timeout, killed, …
 	result Result
 	state  string
+	first  *Result            // what the caller of one that stays was told
 	stop   context.CancelFunc // ends what waits for it to listen
 	timer  *time.Timer
 }
@@ -264,6 +265,32 @@ func (e *execution) snapshot() Result {
 	r.Stderr, r.Truncated.Stderr = o.stderr.text()
 	o.mu.Unlock()
 	return r
+}
+
+// told is what the execution's caller is told, once it is answered. A server that
+// stays goes on printing, so it is kept what that was.
+func (e *execution) told() Result {
+	r := e.snapshot()
+	if !r.Background {
+		return r
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.first == nil {
+		e.first = &r
+	}
+	return *e.first
+}
+
+// memory is how many bytes of output are held.
+func (e *execution) memory() int64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := e.output.memory()
+	if e.first != nil {
+		n += int64(len(e.first.Stdout) + len(e.first.Stderr))
+	}
+	return n
 }
 
 // lookup is snapshot with the state, for who asks for an execution by its id.

@@ -123,7 +123,7 @@ func (i *instance) serveExtend(s *Session) func(http.ResponseWriter, *http.Reque
 			err = s.keeper.extend(r.Context(), expires)
 		}
 		if err != nil {
-			return unavailable("extend the session: %v", err)
+			return unsure("extend the session: %v", err)
 		}
 		writeJSON(w, http.StatusOK, struct{}{})
 		return nil

@@ -4,6 +4,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/base64"
@@ -169,12 +170,12 @@ func (f *files) resolve(name string) (string, bool) {
 	return done, true
 }
 
-// list returns one level of a directory, sorted by path, and the number of its
-// entries.
-func (f *files) list(p string, limit, offset int) ([]File, int, error) {
+// openDir opens a directory, and returns its name with links resolved that lead out
+// of the workspace as the host sees it.
+func (f *files) openDir(p string) (*os.File, string, error) {
 	dir, err := clean("path", p)
 	if err != nil {
-		return nil, 0, err
+		return nil, "", err
 	}
 	var d *os.File
 	err = f.inside(dir, func(name string) (err error) {
@@ -183,14 +184,27 @@ func (f *files) list(p string, limit, offset int) ([]File, int, error) {
 		return err
 	})
 	if err != nil {
-		return nil, 0, fileError("path", p, err)
+		return nil, "", fileError("path", p, err)
+	}
+	st, err := d.Stat()
+	if err == nil && !st.IsDir() {
+		err = invalid("path", "path %q is a file, not a directory", p)
+	}
+	if err != nil {
+		d.Close()
+		return nil, "", fileError("path", p, err)
+	}
+	return d, dir, nil
+}
+
+// list returns one level of a directory, sorted by path, and the number of its
+// entries.
+func (f *files) list(p string, limit, offset int) ([]File, int, error) {
+	d, dir, err := f.openDir(p)
+	if err != nil {
+		return nil, 0, err
 	}
 	defer d.Close()
-	if st, err := d.Stat(); err != nil {
-		return nil, 0, fileError("path", p, err)
-	} else if !st.IsDir() {
-		return nil, 0, invalid("path", "path %q is a file, not a directory", p)
-	}
 	names, err := d.Readdirnames(-1)
 	if err != nil {
 		return nil, 0, fileError("path", p, err)
@@ -280,12 +294,18 @@ func (f *files) writeFile(name string, content []byte) error {
 	case !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
+	return f.fill(name, bytes.NewReader(content), mode, time.Time{})
+}
+
+// fill makes a file beside name and puts it there, whatever is there. The zero time
+// leaves its time as it is.
+func (f *files) fill(name string, content io.Reader, mode fs.FileMode, modified time.Time) error {
 	temp := path.Join(path.Dir(name), ".buntime-"+rand.Text())
 	w, err := f.root.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = w.Write(content)
+	_, err = io.Copy(w, content)
 	if err == nil {
 		err = w.Chmod(mode)
 	}
@@ -294,6 +314,9 @@ func (f *files) writeFile(name string, content []byte) error {
 	}
 	if cerr := w.Close(); err == nil {
 		err = cerr
+	}
+	if err == nil && !modified.IsZero() {
+		err = f.root.Chtimes(temp, modified, modified)
 	}
 	if err == nil {
 		err = f.root.Rename(temp, name)

@@ -176,9 +176,27 @@ func (h *history) put(name string, v any) error {
 }
 
 // result reads the entry of an execution that is no longer in memory.
-func (h *history) result(id string) (Result, error) {
+func (h *history) result(id string) (Result, error) { return h.load(id, "result.json") }
+
+// answer reads what the caller of a server that stays was told.
+func (h *history) answer(id string) (Result, error) { return h.load(id, answerName) }
+
+// answerName is the file of what the caller was told of an execution that went on
+// after that, and whose result became another.
+const answerName = "answer.json"
+
+// keepAnswer writes it. Where there is no room for it, the result has to do.
+func (j *journal) keepAnswer(e *execution) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if !j.recovered {
+		_ = j.h.put(path.Join(entryDir(j.label.ExecutionID), answerName), e.told())
+	}
+}
+
+func (h *history) load(id, name string) (Result, error) {
 	var r Result
-	f, err := h.read(id, "result.json")
+	f, err := h.read(id, name)
 	if err != nil {
 		return r, notFound("execution_not_found", "there is no execution %s in this session", id)
 	}
@@ -337,7 +355,7 @@ func (h *history) entries() ([]entry, error) {
 			continue
 		}
 		e := entry{name: d.Name(), at: st.ModTime().UnixNano()}
-		for _, name := range []string{"stdout", "stderr", "order", "result.json", "code.ts", "command.sh"} {
+		for _, name := range []string{"stdout", "stderr", "order", "result.json", answerName, "code.ts", "command.sh"} {
 			if st, err := h.files.root.Lstat(path.Join(dir, d.Name(), name)); err == nil {
 				e.size += onDisk(st)
 			}

@@ -85,12 +85,16 @@ func (i *instance) api(s *Session, token string) http.Handler {
 	handle("POST /v1/execute", true, s.serveExecute)
 	handle("GET /v1/executions/{id}", true, s.serveExecution)
 	handle("GET /v1/executions/{id}/output", true, s.serveOutput)
+	handle("GET /v1/executions/{id}/answer", true, s.serveAnswer)
+	handle("GET /v1/executions/{id}/answer/output", true, s.serveAnswerOutput)
 	handle("POST /v1/kill", true, s.serveKill)
 	handle("GET /v1/processes", true, s.serveProcesses)
 	handle("GET /v1/files/list", true, s.serveList)
 	handle("POST /v1/files/write", true, s.serveWrite)
 	handle("GET /v1/files/read", true, s.serveRead)
 	handle("DELETE /v1/files", true, s.serveRemove)
+	handle("GET /v1/files/archive", true, s.serveArchive)
+	handle("PUT /v1/files/archive", true, s.serveUnpack)
 	handle("POST /v1/sleep", false, i.serveSleep(s))
 	handle("POST /v1/extend", true, i.serveExtend(s))
 
@@ -154,8 +158,11 @@ func (s *Session) serveExecute(w http.ResponseWriter, r *http.Request) error {
 		return invalid("executionId", "executionId is missing")
 	}
 	begin := time.Now()
-	e, err := s.execute(r.Context(), req)
+	e, err := s.begin(r.Context(), req)
 	if err != nil {
+		if !unknown(err) {
+			w.Header().Set(doneHeader, doneNo)
+		}
 		return err
 	}
 	if req.Stream {
@@ -180,7 +187,7 @@ func (s *Session) serveExecution(w http.ResponseWriter, r *http.Request) error {
 		writeJSON(w, http.StatusOK, e.lookup())
 		return nil
 	}
-	res, err := s.journal.result(id)
+	res, err := s.past(id)
 	if err != nil {
 		return err
 	}
@@ -205,19 +212,7 @@ func (s *Session) serveOutput(w http.ResponseWriter, r *http.Request) error {
 		}
 		return ignoreGone(s.streamOutput(r.Context(), w, e, min(offset, e.output.offset()), until))
 	}
-	res, err := s.journal.result(id)
-	if err != nil {
-		return err
-	}
-	out, text := newSSE(w), newDecoder(offset)
-	err = s.journal.replay(r.Context(), id, offset, wholeJournal, func(p piece) error { return text.send(out, p) })
-	if err != nil {
-		return ignoreGone(out.event("error", "", envelope{asError(err)}))
-	}
-	if err := text.rest(out); err != nil {
-		return ignoreGone(err)
-	}
-	return ignoreGone(out.event("result", strconv.FormatInt(text.offset, 10), res))
+	return s.replayOutput(r.Context(), w, id, offset, s.pastResult)
 }
 
 func (s *Session) serveKill(w http.ResponseWriter, r *http.Request) error {

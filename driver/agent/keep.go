@@ -522,7 +522,7 @@ func (i *instance) serveSleep(s *Session) func(http.ResponseWriter, *http.Reques
 		case errors.Is(err, errAsleep):
 			return errGone
 		case err != nil:
-			return unavailable("put the session to rest: %v", err)
+			return unsure("put the session to rest: %v", err)
 		}
 		writeJSON(w, http.StatusOK, map[string]string{"state": req.State})
 		return nil

@@ -291,7 +291,7 @@ func (s *Session) signal(ctx context.Context, targets []Process, signal syscall.
 		}
 		ev, err := s.guest.ask(ctx, wire.Request{Op: wire.OpSignal, Pid: p.Pid, Signal: int(signal)}, nil)
 		if err != nil {
-			return killed(hit), unavailable("signal process %d: %v", p.Pid, err)
+			return killed(hit), unsure("signal process %d: %v", p.Pid, err)
 		}
 		if ev.Event == wire.EventSignalled {
 			hit = append(hit, p)

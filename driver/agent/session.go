@@ -60,8 +60,10 @@ type Session struct {
 
 	mu         sync.Mutex
 	executions map[string]*execution // by execution id
-	ended      []string              // ids of ended ones, oldest first
-	ranLast    []Process             // when the processes stood still last
+	// beginning has the ids of executions that are about to be there, or to fail.
+	beginning map[string]chan struct{}
+	ended     []string  // ids of ended ones, oldest first
+	ranLast   []Process // when the processes stood still last
 
 	servers []server
 }
@@ -127,7 +129,7 @@ func (s *Session) retire(e *execution) {
 	var held int64
 	for _, id := range s.ended {
 		if old := s.executions[id]; old != nil {
-			held += old.output.memory()
+			held += old.memory()
 		}
 	}
 	for i := 0; (len(s.ended) > keepEnded || held > keepOutput) && i < len(s.ended)-1; {
@@ -136,7 +138,7 @@ func (s *Session) retire(e *execution) {
 				i++ // has processes yet
 				continue
 			}
-			held -= old.output.memory()
+			held -= old.memory()
 		}
 		delete(s.executions, s.ended[i])
 		s.ended = slices.Delete(s.ended, i, i+1)

@@ -109,18 +109,23 @@ func (s *Session) streamOutput(ctx context.Context, w http.ResponseWriter, e *ex
 			}
 		}
 		if over {
-			return s.streamResult(ctx, out, text, e)
+			return s.streamResult(ctx, out, text, e, until == nil)
 		}
 	}
 }
 
 var errQuiet = errors.New("nothing was printed for a while")
 
-func (s *Session) streamResult(ctx context.Context, out *sse, text *decoder, e *execution) error {
+// streamResult ends a stream, with what the caller was told or, at the end of the
+// execution, with what came of it.
+func (s *Session) streamResult(ctx context.Context, out *sse, text *decoder, e *execution, end bool) error {
 	if err := text.rest(out); err != nil {
 		return err
 	}
 	r, err := s.answer(ctx, e)
+	if end && err == nil {
+		r, err = s.judge(e.snapshot())
+	}
 	if err != nil {
 		return out.event("error", "", envelope{asError(err)})
 	}

@@ -32,7 +32,7 @@ import (
 	nomad "github.com/hashicorp/nomad/api"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/buntime/buntime/frontend/api"
+	"github.com/buntime/buntime/frontend/keys"
 )
 
 // Key is an API key. The front-end's configuration has its hash instead.
@@ -45,7 +45,7 @@ type Key struct {
 }
 
 // NewKey makes a key as `buntime-frontend new-key` does.
-func NewKey() string { return api.NewKey() }
+func NewKey() string { return keys.New() }
 
 // MarshalJSON is the key as the front-end's configuration has it.
 func (k Key) MarshalJSON() ([]byte, error) {
@@ -53,7 +53,7 @@ func (k Key) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
 		Hash string `json:"hash"`
 		rest
-	}{api.HashKey(k.Key), rest(k)})
+	}{keys.Hash(k.Key), rest(k)})
 }
 
 // Options of a stack. All of them may be left empty.

@@ -4,6 +4,7 @@
 package api
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -30,6 +31,8 @@ const uploadTimeout = 30 * time.Second
 // body is an empty object.
 type JSON[T any] struct {
 	value T
+	// sum is a hash of the body, of a request with an Idempotency-Key.
+	sum [sha256.Size]byte
 }
 
 // Resolve implements huma.Resolver: it reads the body.
@@ -40,6 +43,9 @@ func (j *JSON[T]) Resolve(ctx huma.Context) []error {
 		if err = checkType(ctx.Header("Content-Type"), ctx.Header("Content-Encoding")); err == nil {
 			err = decode(body, &j.value)
 		}
+	}
+	if err == nil && ctx.Header(keyHeader) != "" {
+		j.sum = sha256.Sum256(body)
 	}
 	if err != nil {
 		return []error{unreadable(err)}

@@ -19,7 +19,12 @@ import (
 // Failure is the envelope of every answer that is no success.
 type Failure struct {
 	Err *frontend.Error `json:"error"`
+	// why is what the client is not told, if there is anything.
+	why error
 }
+
+// Unwrap returns why it came to this.
+func (f *Failure) Unwrap() error { return f.why }
 
 // Error implements error.
 func (f *Failure) Error() string { return f.Err.Error() }
@@ -39,7 +44,7 @@ func (f *Failure) GetHeaders() http.Header {
 // huma has one place for the shape of the errors that it finds itself.
 func init() {
 	huma.NewError = func(status int, message string, errs ...error) huma.StatusError {
-		return &Failure{fromHuma(status, message, errs)}
+		return &Failure{Err: fromHuma(status, message, errs)}
 	}
 }
 
@@ -78,7 +83,7 @@ func explain(ctx context.Context, err error) *frontend.Error {
 		return frontend.Errorf(frontend.CodeRequestTimeout, "the request was given up")
 	}
 	if errors.Is(err, frontend.ErrUnavailable) {
-		return frontend.Unavailable("a part of the service does not answer; try again")
+		return frontend.Unsure("a part of the service does not answer; try again")
 	}
 	return internal()
 }

@@ -48,7 +48,7 @@ type executeRequest struct {
 
 type fileContent struct {
 	Path    string  `json:"path"`
-	Content *string `json:"content"`
+	Content *string `json:"content" nullable:"false"`
 }
 
 // nodeExecution is an executeRequest as nodes take it.
@@ -74,11 +74,11 @@ func (s *Server) executionRoutes(api huma.API) {
 	run := answers[Execution](api, eventStream)
 	run["200"].Headers = map[string]*huma.Header{executionHeader: {
 		Description: "The execution's id, also of one that answers with events.", Schema: &huma.Schema{Type: huma.TypeString},
-	}}
+	}, keyHeader: echoed()}
 	add(api, huma.Operation{
 		OperationID: "execute", Method: http.MethodPost, Path: "/execute", Tags: []string{"executions"},
 		Summary: "Run code or a command in a session", Responses: run,
-		Errors: []int{http.StatusNotFound, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge, http.StatusInsufficientStorage},
+		Errors: []int{http.StatusNotFound, http.StatusRequestTimeout, http.StatusConflict, http.StatusRequestEntityTooLarge, http.StatusInsufficientStorage},
 	}, s.execute)
 	add(api, huma.Operation{
 		OperationID: "getExecution", Method: http.MethodGet, Path: "/executions/{id}", Tags: []string{"executions"},
@@ -99,6 +99,7 @@ func (s *Server) executionRoutes(api huma.API) {
 }
 
 type executeInput struct {
+	Repeatable
 	JSON[executeRequest]
 }
 
@@ -111,6 +112,22 @@ func (s *Server) execute(ctx context.Context, in *executeInput) (*raw, error) {
 	if err != nil {
 		return nil, err
 	}
+	c, id, err := r.call(sess)
+	if err != nil {
+		return nil, err
+	}
+	if in.Key != "" {
+		return s.executeOnce(ctx, in, c, id)
+	}
+	a, err := s.call(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	return a.pass(executionHeader, id), nil
+}
+
+// call is the request to the session's node, with a new execution's id.
+func (r *executeRequest) call(sess *frontend.Session) (c call, id string, err error) {
 	n := nodeExecution{
 		ExecutionID: frontend.NewExecutionID(),
 		Code:        r.Code, Command: r.Command, Files: r.Files, Env: r.Env,
@@ -121,20 +138,14 @@ func (s *Server) execute(ctx context.Context, in *executeInput) (*raw, error) {
 	}
 	body, err := json.Marshal(n)
 	if err != nil {
-		return nil, fmt.Errorf("encode execution for node: %w", err)
+		return c, "", fmt.Errorf("encode execution for node: %w", err)
 	}
 	d := time.Duration(n.Timeout)*time.Second + executeSlack
 	late := frontend.Errorf(frontend.CodeExecutionTimeout, "the execution has no result after %v; look it up with GET /executions/%s", d, n.ExecutionID)
-	out, err := s.forward(ctx, d, late, r.SessionID, node.Request{Method: http.MethodPost, Path: "/v1/execute", Body: body})
-	if err != nil {
-		return nil, err
-	}
-	answer := out.Body
-	out.Body = func(hc huma.Context) {
-		hc.SetHeader(executionHeader, n.ExecutionID)
-		answer(hc)
-	}
-	return out, nil
+	return call{
+		session: r.SessionID, request: node.Request{Method: http.MethodPost, Path: "/v1/execute", Body: body},
+		within: d, late: late.Unsure(),
+	}, n.ExecutionID, nil
 }
 
 // check refuses what cannot be run, and brings paths into the form that nodes
@@ -247,9 +258,10 @@ type executionInput struct {
 	SessionID string `query:"sessionId" required:"true"`
 }
 
+func executionPath(id string) string { return "/v1/executions/" + url.PathEscape(id) }
+
 func (s *Server) execution(ctx context.Context, in *executionInput) (*raw, error) {
-	return s.forward(ctx, fileTimeout, tooLate(fileTimeout), in.SessionID,
-		node.Request{Method: http.MethodGet, Path: "/v1/executions/" + url.PathEscape(in.ID)})
+	return s.onFiles(ctx, in.SessionID, node.Request{Method: http.MethodGet, Path: executionPath(in.ID)})
 }
 
 type outputInput struct {
@@ -260,14 +272,14 @@ type outputInput struct {
 }
 
 func (s *Server) output(ctx context.Context, in *outputInput) (*raw, error) {
-	r := node.Request{Method: http.MethodGet, Path: "/v1/executions/" + url.PathEscape(in.ID) + "/output"}
+	r := node.Request{Method: http.MethodGet, Path: executionPath(in.ID) + "/output"}
 	if in.LastEventID != "" {
 		r.Header = http.Header{"Last-Event-Id": {in.LastEventID}}
 	}
 	if in.Until != "" {
 		r.Query = url.Values{"until": {in.Until}}
 	}
-	return s.forward(ctx, fileTimeout, tooLate(fileTimeout), in.SessionID, r)
+	return s.onFiles(ctx, in.SessionID, r)
 }
 
 // killRequest is the body of POST /execution/kill.
@@ -296,8 +308,10 @@ func (s *Server) kill(ctx context.Context, in *killInput) (*raw, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode kill for node: %w", err)
 	}
-	out, err := s.forwardTo(ctx, s.Sessions.ResolveAwake, fileTimeout, tooLate(fileTimeout), r.SessionID,
-		node.Request{Method: http.MethodPost, Path: "/v1/kill", Body: body})
+	out, err := s.forward(ctx, call{
+		session: r.SessionID, request: node.Request{Method: http.MethodPost, Path: "/v1/kill", Body: body},
+		find: s.Sessions.ResolveAwake, within: fileTimeout, late: tooLate(fileTimeout),
+	})
 	if errors.Is(err, frontend.ErrAsleep) { // it has no processes, and stays asleep
 		return &raw{func(hc huma.Context) {
 			hc.SetHeader("Content-Type", "application/json")
@@ -312,6 +326,8 @@ type processesInput struct {
 }
 
 func (s *Server) processes(ctx context.Context, in *processesInput) (*raw, error) {
-	return s.forward(ctx, sessionTimeout, tooLate(sessionTimeout), in.SessionID,
-		node.Request{Method: http.MethodGet, Path: "/v1/processes"})
+	return s.forward(ctx, call{
+		session: in.SessionID, request: node.Request{Method: http.MethodGet, Path: "/v1/processes"},
+		within: sessionTimeout, late: tooLate(sessionTimeout),
+	})
 }

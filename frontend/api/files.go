@@ -45,7 +45,7 @@ func (s *Server) fileRoutes(api huma.API) {
 
 // onFiles forwards an operation on files.
 func (s *Server) onFiles(ctx context.Context, session string, r node.Request) (*raw, error) {
-	return s.forward(ctx, fileTimeout, tooLate(fileTimeout), session, r)
+	return s.forward(ctx, call{session: session, request: r, within: fileTimeout, late: tooLate(fileTimeout)})
 }
 
 type listFilesInput struct {
@@ -70,7 +70,7 @@ func (s *Server) listFiles(ctx context.Context, in *listFilesInput) (*raw, error
 type writeRequest struct {
 	SessionID string  `json:"sessionId"`
 	Path      string  `json:"path"`
-	Content   *string `json:"content"`
+	Content   *string `json:"content" nullable:"false"`
 	Encoding  string  `json:"encoding,omitzero" enum:"utf8,base64" doc:"Of content; utf8 if left out."`
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/buntime/buntime/frontend"
 	"github.com/buntime/buntime/frontend/api"
 	"github.com/buntime/buntime/frontend/frontendtest"
+	"github.com/buntime/buntime/frontend/keys"
 	"github.com/buntime/buntime/frontend/node"
 )
 
@@ -25,7 +26,8 @@ const (
 	paid   = "btk_paid_0123456789"
 	other  = "btk_other_0123456789"
 	free   = "btk_free_0123456789"
-	few    = "btk_few_0123456789" // requests a minute
+	few    = "btk_few_0123456789"   // requests a minute
+	plain  = "btk_plain_0123456789" // the free plan as it is
 	secret = "a secret of the cluster"
 )
 
@@ -77,6 +79,11 @@ func (n *fakeNode) requests() []request {
 	return n.got
 }
 
+func bodyOf(r *http.Request) string {
+	body, _ := io.ReadAll(r.Body)
+	return string(body)
+}
+
 // last is the last request that the node got.
 func (n *fakeNode) last(t testing.TB) request {
 	t.Helper()
@@ -108,11 +115,12 @@ func newWorld(t testing.TB) *world {
 	t.Cleanup(client.Close)
 	w.sessions = frontend.NewService(store, w.scheduler, client, log)
 	t.Cleanup(w.sessions.Close)
-	keys, err := api.NewKeyring([]api.KeyConfig{
-		{Hash: api.HashKey(paid), Account: "paid", Plan: "paid", Limits: frontend.Plan{Requests: 1 << 30}},
-		{Hash: api.HashKey(other), Account: "other", Plan: "paid", Limits: frontend.Plan{Requests: 1 << 30}},
-		{Hash: api.HashKey(free), Account: "free", Plan: "free", Limits: frontend.Plan{Requests: 1 << 30}},
-		{Hash: api.HashKey(few), Account: "few", Plan: "free", Limits: frontend.Plan{Requests: 3}},
+	keys, err := keys.NewFile([]keys.Config{
+		{Hash: keys.Hash(paid), Account: "paid", Plan: "paid", Limits: frontend.Plan{Requests: 1 << 30}},
+		{Hash: keys.Hash(other), Account: "other", Plan: "paid", Limits: frontend.Plan{Requests: 1 << 30}},
+		{Hash: keys.Hash(free), Account: "free", Plan: "free", Limits: frontend.Plan{Requests: 1 << 30}},
+		{Hash: keys.Hash(plain), Account: "plain", Plan: "free"},
+		{Hash: keys.Hash(few), Account: "few", Plan: "free", Limits: frontend.Plan{Requests: 3}},
 	})
 	if err != nil {
 		t.Fatal(err)

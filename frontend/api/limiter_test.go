@@ -4,9 +4,7 @@
 package api
 
 import (
-	"fmt"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 )
@@ -32,19 +30,4 @@ func TestLimiterIsBounded(t *testing.T) {
 	if at := l.take("another", 1, 10, now.Add(2*window)); at.over() {
 		t.Errorf("a window later: %+v", at)
 	}
-}
-
-func FuzzParseHash(f *testing.F) {
-	for _, seed := range []string{HashKey("btk_x"), "sha256:", "btk_abcdefghijklmnopqrstuvwxyz", "SHA256:00", "sha256:zz"} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, text string) {
-		hash, err := parseHash(text)
-		if err == nil && !strings.EqualFold(text, fmt.Sprintf("sha256:%x", hash)) {
-			t.Errorf("%q is taken for %x", text, hash)
-		}
-		if err != nil && strings.HasPrefix(text, "btk_") && len(text) > 8 && strings.Contains(err.Error(), text) {
-			t.Errorf("the error repeats %q", text)
-		}
-	})
 }

@@ -25,7 +25,10 @@ const (
 // add registers an operation: with its body in the OpenAPI document if its
 // input has one, and with errors as clients are told them.
 func add[I, O any](api huma.API, op huma.Operation, do func(context.Context, *I) (*O, error)) {
-	op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusUnauthorized, http.StatusTooManyRequests, http.StatusServiceUnavailable)
+	op.Errors = append(op.Errors, http.StatusBadRequest, http.StatusUnauthorized, http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusServiceUnavailable)
+	if _, ok := any(new(I)).(bodied); ok {
+		op.Errors = append(op.Errors, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
+	}
 	op.RejectUnknownQueryParameters = !acceptsAnyQuery[I]()
 	huma.Register(api, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := do(ctx, in)
@@ -35,6 +38,16 @@ func add[I, O any](api huma.API, op huma.Operation, do func(context.Context, *I)
 		return out, err
 	})
 	documentBody[I](api, op)
+	// huma's status for bad parameters; ours is 400 (errors.go).
+	delete(operation(api, op).Responses, "422")
+}
+
+// operation is an operation as the OpenAPI document has it.
+func operation(api huma.API, op huma.Operation) *huma.Operation {
+	item := api.OpenAPI().Paths[op.Path]
+	return map[string]*huma.Operation{
+		http.MethodGet: item.Get, http.MethodPost: item.Post, http.MethodPut: item.Put, http.MethodDelete: item.Delete,
+	}[op.Method]
 }
 
 // within gives a handler its deadline.
@@ -52,7 +65,7 @@ func within[I, O any](d time.Duration, do func(context.Context, *I) (*O, error))
 
 // tooLate is the answer to a request that has not been served in time.
 func tooLate(d time.Duration) *frontend.Error {
-	return frontend.Errorf(frontend.CodeRequestTimeout, "not done within %v", d)
+	return frontend.Errorf(frontend.CodeRequestTimeout, "not done within %v", d).Unsure()
 }
 
 // told logs an error that is our own fault and returns what the client is told.
@@ -69,7 +82,7 @@ func told(ctx context.Context, err error) error {
 	case e.Code == frontend.CodeServiceUnavailable:
 		logger(ctx).Warn("request not served", "err", err)
 	}
-	return &Failure{e}
+	return &Failure{e, err}
 }
 
 // bodied is an input with a JSON body.
@@ -85,7 +98,7 @@ func documentBody[I any](api huma.API, op huma.Operation) {
 		return
 	}
 	registry := api.OpenAPI().Components.Schemas
-	api.OpenAPI().Paths[op.Path].Post.RequestBody = &huma.RequestBody{
+	operation(api, op).RequestBody = &huma.RequestBody{
 		Content: map[string]*huma.MediaType{
 			"application/json": {Schema: registry.Schema(in.bodyType(), true, op.OperationID+"Request")},
 		},

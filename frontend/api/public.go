@@ -21,7 +21,7 @@ import (
 const readyTimeout = 2 * time.Second
 
 // publicRoutes are those that need no key.
-func (s *Server) publicRoutes(document []byte) *http.ServeMux {
+func (s *Server) publicRoutes(document, page []byte) *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { status(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
@@ -32,6 +32,7 @@ func (s *Server) publicRoutes(document []byte) *http.ServeMux {
 		}
 		status(w, "ready")
 	})
+	mux.HandleFunc("GET /docs", serveDocs(page))
 	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		// A client that is gone does not read the answer; nothing is to be done.

@@ -49,8 +49,8 @@ func relay(ctx context.Context, w http.ResponseWriter, res *http.Response) {
 	if !events {
 		panic(http.ErrAbortHandler) // the client must not take a part for the whole
 	}
-	e := frontend.Unavailable("the connection to the session broke; the execution may still run, see GET /executions/{executionId}")
-	body, _ := json.Marshal(&Failure{e}) // a struct of strings
+	e := frontend.Unsure("the connection to the session broke; the execution may still run, see GET /executions/{executionId}")
+	body, _ := json.Marshal(&Failure{Err: e}) // a struct of strings
 	_, _ = w.Write([]byte("\n\nevent: error\ndata: " + string(body) + "\n\n"))
 }
 

@@ -36,7 +36,7 @@ type Forwarder interface {
 type Config struct {
 	Sessions *frontend.Service
 	Node     Forwarder
-	Keys     Keyring
+	Keys     Keys
 	// BaseURL is where clients find the API, for the OpenAPI document.
 	BaseURL string
 	// PreviewScheme and PreviewDomain (with a port, if it is not the scheme's
@@ -71,11 +71,11 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{Config: c, NodeWait: 5 * time.Second, ReadyFor: 500 * time.Millisecond, private: http.NewServeMux(), strangers: free.Requests}
-	document, err := s.routes()
+	document, page, err := s.routes()
 	if err != nil {
 		return nil, err
 	}
-	s.public = s.publicRoutes(document)
+	s.public = s.publicRoutes(document, page)
 	return s, nil
 }
 
@@ -85,8 +85,8 @@ var format = huma.Format{
 }
 
 // routes registers all operations that need a key, and returns the OpenAPI
-// document that they make.
-func (s *Server) routes() ([]byte, error) {
+// document that they make, and the page of it.
+func (s *Server) routes() (document, page []byte, err error) {
 	registry := huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer)
 	api := humago.New(s.private, huma.Config{
 		OpenAPI: &huma.OpenAPI{
@@ -110,11 +110,12 @@ func (s *Server) routes() ([]byte, error) {
 	s.sessionRoutes(api)
 	s.executionRoutes(api)
 	s.fileRoutes(api)
-	document, err := api.OpenAPI().MarshalJSON()
-	if err != nil {
-		return nil, fmt.Errorf("encode OpenAPI document: %w", err)
+	s.archiveRoutes(api)
+	if document, err = api.OpenAPI().MarshalJSON(); err != nil {
+		return nil, nil, fmt.Errorf("encode OpenAPI document: %w", err)
 	}
-	return document, nil
+	page, err = renderDocs(api.OpenAPI())
+	return document, page, err
 }
 
 // ServeHTTP implements http.Handler.
@@ -137,7 +138,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // serve answers a request, or says why it does not.
 func (s *Server) serve(w *writer, r *http.Request) error {
-	key, name, known := s.Keys.find(r)
+	key, name, known, unsure := s.find(r)
 	w.spans.Add("auth", time.Since(w.begin))
 	var at standing
 	if known {
@@ -166,18 +167,26 @@ func (s *Server) serve(w *writer, r *http.Request) error {
 		e.RetryAfter = max(at.end.Sub(w.begin), time.Second)
 		return e
 	}
+	if unsure != nil {
+		return unsure
+	}
 	if !known {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		return frontend.Errorf(frontend.CodeUnauthorized, "send a valid API key as Authorization: Bearer btk_…")
 	}
 	limit := bodyLimit(key)
+	if streams(r) {
+		limit = int64(key.Allowed.Disk)<<20 + archiveSlack
+	}
 	if r.ContentLength > limit { // before any of it is read
 		return tooLarge(limit)
 	}
-	if err := s.bodies.enter(name, r.ContentLength, limit); err != nil {
-		return err
+	if !streams(r) {
+		if err := s.bodies.enter(name, r.ContentLength, limit); err != nil {
+			return err
+		}
+		defer s.bodies.leave(name, r.ContentLength, limit)
 	}
-	defer s.bodies.leave(name, r.ContentLength, limit)
 	r.Body = http.MaxBytesReader(w.ResponseWriter, r.Body, limit)
 	s.private.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), keyContext{}, key)))
 	return nil
@@ -245,7 +254,7 @@ func fail(w http.ResponseWriter, err error) {
 	if !ok {
 		e = internal()
 	}
-	f := &Failure{e}
+	f := &Failure{Err: e}
 	maps.Copy(w.Header(), f.GetHeaders())
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(f.GetStatus())

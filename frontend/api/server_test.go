@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/buntime/buntime/frontend"
-	"github.com/buntime/buntime/frontend/api"
 )
 
 // errDown is what adapters say when their server does not answer. Its text is
@@ -250,50 +249,6 @@ func TestOpenAPI(t *testing.T) {
 	}
 	if failure := doc.Components.Schemas["Failure"]; failure.Properties["error"] == nil {
 		t.Errorf("Failure: %+v", failure)
-	}
-}
-
-func TestNewKeyring(t *testing.T) {
-	key := api.NewKey()
-	good := api.KeyConfig{Hash: api.HashKey(key), Account: "a", Plan: "free"}
-	if _, err := api.NewKeyring([]api.KeyConfig{good}); err != nil {
-		t.Fatal(err)
-	}
-	for name, change := range map[string]func(k *api.KeyConfig){
-		"plain":     func(k *api.KeyConfig) { k.Hash, k.Key = "", key },
-		"both":      func(k *api.KeyConfig) { k.Key = key },
-		"as a hash": func(k *api.KeyConfig) { k.Hash = key },
-		"none":      func(k *api.KeyConfig) { k.Hash = "" },
-		"bare":      func(k *api.KeyConfig) { k.Hash = strings.TrimPrefix(k.Hash, "sha256:") },
-		"short":     func(k *api.KeyConfig) { k.Hash = k.Hash[:len(k.Hash)-2] },
-		"long":      func(k *api.KeyConfig) { k.Hash += "00" },
-		"no digits": func(k *api.KeyConfig) { k.Hash = k.Hash[:len(k.Hash)-1] + "g" },
-		"account":   func(k *api.KeyConfig) { k.Account = "a/b" },
-		"nobody":    func(k *api.KeyConfig) { k.Account = "" },
-		"plan":      func(k *api.KeyConfig) { k.Plan = "gold" },
-		"twice":     func(*api.KeyConfig) {},
-	} {
-		bad := good
-		change(&bad)
-		_, err := api.NewKeyring([]api.KeyConfig{good, bad})
-		if err == nil || strings.Contains(err.Error(), key) || !strings.Contains(err.Error(), "keys[1]") {
-			t.Errorf("%s: %v", name, err)
-		}
-		if (name == "plain" || name == "both") && !strings.Contains(err.Error(), "new-key") {
-			t.Errorf("%s: no advice in %v", name, err)
-		}
-	}
-}
-
-// TestNewKey: 26 letters and digits of 5 bits each, and never the same.
-func TestNewKey(t *testing.T) {
-	seen := map[string]bool{}
-	for range 1000 {
-		key := api.NewKey()
-		if rest, ok := strings.CutPrefix(key, "btk_"); !ok || len(rest) != 26 || strings.Trim(rest, "abcdefghijklmnopqrstuvwxyz234567") != "" || seen[key] {
-			t.Fatalf("key %q", key)
-		}
-		seen[key] = true
 	}
 }
 

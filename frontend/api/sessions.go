@@ -23,8 +23,8 @@ type createRequest struct {
 
 func (s *Server) sessionRoutes(api huma.API) {
 	add(api, huma.Operation{
-		OperationID: "createSession", Method: http.MethodPost, Path: "/sessions/create", Tags: []string{"sessions"},
-		Summary: "Create a session", Errors: []int{http.StatusForbidden},
+		OperationID: "createSession", Method: http.MethodPost, Path: createPath, Tags: []string{"sessions"},
+		Summary: "Create a session", Errors: []int{http.StatusForbidden, http.StatusConflict},
 	}, within(sessionTimeout, s.create))
 	add(api, huma.Operation{
 		OperationID: "getSession", Method: http.MethodGet, Path: "/sessions/{id}", Tags: []string{"sessions"},
@@ -53,23 +53,38 @@ func (s *Server) sessionRoutes(api huma.API) {
 	}, within(restTimeout, s.extend))
 }
 
+const createPath = "/sessions/create"
+
 type createInput struct {
+	Repeatable
 	JSON[createRequest]
 }
 
 type createOutput struct{ Body Created }
 
 func (s *Server) create(ctx context.Context, in *createInput) (*createOutput, error) {
+	if in.Key != "" {
+		return s.createOnce(ctx, in)
+	}
+	return s.createNow(ctx, in, "")
+}
+
+// createNow creates a session for a request with a receipt, or "".
+func (s *Server) createNow(ctx context.Context, in *createInput, receipt string) (*createOutput, error) {
 	sess, err := s.Sessions.Create(ctx, caller(ctx), frontend.CreateRequest{
-		TTL: in.value.TTL, Metadata: []byte(in.value.Metadata), Limits: in.value.ResourceLimits,
+		TTL: in.value.TTL, Metadata: []byte(in.value.Metadata), Limits: in.value.ResourceLimits, Receipt: receipt,
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &createOutput{Created{
+	return &createOutput{s.created(sess)}, nil
+}
+
+func (s *Server) created(sess *frontend.Session) Created {
+	return Created{
 		SessionID: sess.ID, CreatedAt: Time(sess.Created), ExpiresAt: Time(sess.Expires),
 		PreviewURL: s.previewURL(sess.ID), ResourceLimits: sess.Limits,
-	}}, nil
+	}
 }
 
 type getInput struct {
@@ -188,7 +203,7 @@ func (s *Server) sleep(ctx context.Context, in *sleepInput) (*sleepOutput, error
 
 // extendRequest is the body of POST /sessions/{id}/extend.
 type extendRequest struct {
-	TTL *int `json:"ttl" minimum:"300" doc:"Life in seconds, from now. The most depends on the plan."`
+	TTL *int `json:"ttl" nullable:"false" minimum:"300" doc:"Life in seconds, from now. The most depends on the plan."`
 }
 
 type extendInput struct {

@@ -24,6 +24,13 @@ func (t Time) MarshalJSON() ([]byte, error) {
 	return time.Time(t).UTC().AppendFormat(nil, `"`+time.RFC3339+`"`), nil
 }
 
+// UnmarshalJSON implements json.Unmarshaler.
+func (t *Time) UnmarshalJSON(text []byte) error {
+	at, err := time.Parse(`"`+time.RFC3339+`"`, string(text))
+	*t = Time(at)
+	return err
+}
+
 // Schema implements huma.SchemaProvider.
 func (Time) Schema(huma.Registry) *huma.Schema {
 	return &huma.Schema{Type: huma.TypeString, Format: "date-time"}
@@ -217,4 +224,11 @@ type Written struct {
 type Removed struct {
 	Deleted bool   `json:"deleted"`
 	Path    string `json:"path"`
+}
+
+// Unpacked is the answer of PUT /files/archive.
+type Unpacked struct {
+	Path  string `json:"path"`
+	Files int64  `json:"files" doc:"How many files were written."`
+	Size  int64  `json:"size" doc:"Of all of them, in bytes."`
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/buntime/buntime/frontend"
 	"github.com/buntime/buntime/frontend/consul"
 	"github.com/buntime/buntime/frontend/frontendtest"
+	"github.com/buntime/buntime/frontend/keys/keystest"
 	"github.com/buntime/buntime/frontend/testserver"
 )
 
@@ -86,6 +87,11 @@ func TestStore(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestKeys(t *testing.T) {
+	store, _ := stack(t)
+	keystest.TestStore(t, store)
 }
 
 func TestNobodyThere(t *testing.T) {

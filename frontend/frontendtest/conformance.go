@@ -38,6 +38,8 @@ func TestStore(t *testing.T, store frontend.Store, put func(t *testing.T, c clai
 		"wait":          s.wait,
 		"wait has ends": s.waitEnds,
 		"many waits":    s.manyWaits,
+		"receipts":      s.receipts,
+		"sweep":         s.sweep,
 		"canceled":      s.canceled,
 		"slots":         s.slots,
 		"slot taken":    s.slotTaken,

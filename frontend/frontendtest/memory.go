@@ -27,12 +27,13 @@ type Store struct {
 	// Gets counts calls of Get.
 	Gets int
 
-	mu      sync.Mutex
-	index   uint64
-	records map[string]record
-	claims  map[string]map[uint64]claim.Claim
-	rests   map[string]map[uint64]claim.Rest
-	changed chan struct{} // closed and replaced with every claim
+	mu       sync.Mutex
+	index    uint64
+	records  map[string]record
+	claims   map[string]map[uint64]claim.Claim
+	rests    map[string]map[uint64]claim.Rest
+	receipts map[string]frontend.Receipt
+	changed  chan struct{} // closed and replaced with every claim
 
 	slots        map[string]slot
 	slotIndex    uint64 // of the last change of a slot

@@ -33,6 +33,13 @@ var (
 	ErrLost = fmt.Errorf("connection to the node agent broke: %w", frontend.ErrAway)
 )
 
+// DoneHeader says in an error's answer, with the value DoneNo, that nothing of the
+// request was done.
+const (
+	DoneHeader = "Buntime-Done"
+	DoneNo     = "no"
+)
+
 // Client calls node agents. The zero value is not ready; see NewClient.
 type Client struct {
 	secret []byte
@@ -84,6 +91,17 @@ type Request struct {
 	Query  url.Values
 	Header http.Header // may be nil
 	Body   []byte      // JSON, or nil
+	// Stream, if not nil, is the body instead, of Length bytes or, if that is -1, of
+	// as many as there are. It can be sent once.
+	Stream Once
+	Length int64
+}
+
+// Once is a body that can be read once.
+type Once interface {
+	io.Reader
+	// Used says whether any of it was read.
+	Used() bool
 }
 
 // Do sends a request to the node that carries a session. Any status but the
@@ -101,6 +119,9 @@ func (c *Client) Do(ctx context.Context, s *frontend.Session, r Request) (*http.
 	req, err := http.NewRequestWithContext(ctx, r.Method, target, body)
 	if err != nil {
 		return nil, fmt.Errorf("make request for node of %s: %w", s.ID, err)
+	}
+	if r.Stream != nil {
+		req.Body, req.ContentLength = io.NopCloser(r.Stream), r.Length
 	}
 	if r.Header != nil {
 		req.Header = r.Header.Clone()

@@ -199,7 +199,7 @@ func (f follower) RoundTrip(r *http.Request) (*http.Response, error) {
 		switch {
 		case silent && !harmless(r):
 			f.h.sessions.Forget(sess.ID)
-			return nil, frontend.Unavailable("the session's node was lost after the request was sent; it may or may not have been done")
+			return nil, frontend.Unsure("the session's node was lost after the request was sent; it may or may not have been done")
 		case !gone && !silent && !errors.Is(err, errMoved):
 			return res, err
 		}
@@ -287,7 +287,7 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	if !ok {
 		h.log.Warn("preview", "host", r.Host, "path", r.URL.Path, "err", err)
-		e = frontend.Unavailable("the connection to the session broke; try again")
+		e = frontend.Unsure("the connection to the session broke; try again")
 	}
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")

@@ -18,8 +18,8 @@ import (
 
 	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/driver/snapshot/backend"
-	"github.com/buntime/buntime/frontend/api"
 	"github.com/buntime/buntime/frontend/consul"
+	"github.com/buntime/buntime/frontend/keys"
 	"github.com/buntime/buntime/frontend/nomad"
 )
 
@@ -40,8 +40,8 @@ type Config struct {
 	Consul consul.Config `json:"consul"`
 	// NodeSecret is what front-ends and node agents share. Default: the
 	// environment's BUNTIME_NODE_SECRET.
-	NodeSecret string          `json:"node_secret"`
-	Keys       []api.KeyConfig `json:"keys"`
+	NodeSecret string        `json:"node_secret"`
+	Keys       []keys.Config `json:"keys"`
 
 	// Store is where the nodes put snapshots; it has to be the same. Without it what
 	// is stored of a session that has ended waits for its own expiry.
@@ -135,15 +135,13 @@ func parse(text []byte, env func(string) string) (Config, error) {
 		return c, errors.New("node_secret (or BUNTIME_NODE_SECRET) is missing or shorter than 16 characters")
 	case c.Store.Check() != nil:
 		return c, c.Store.Check()
-	case len(c.Keys) == 0:
-		return c, errors.New("keys has no key, so that nobody could call the API")
 	case c.Connections.Total < 1 || c.Connections.PerClient < 1:
 		return c, errors.New("connections.total and connections.per_client must be positive")
 	}
 	if err := c.Pool.check(); err != nil {
 		return c, err
 	}
-	if _, err := api.NewKeyring(c.Keys); err != nil {
+	if _, err := keys.NewFile(c.Keys); err != nil {
 		return c, err
 	}
 	if _, err := door.ParseNetworks(c.TrustedProxies); err != nil {

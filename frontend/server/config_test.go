@@ -9,10 +9,10 @@ import (
 	"time"
 
 	"github.com/buntime/buntime/frontend"
-	"github.com/buntime/buntime/frontend/api"
+	"github.com/buntime/buntime/frontend/keys"
 )
 
-var minimal = `{"node_secret":"0123456789abcdef","keys":[{"hash":"` + api.HashKey("btk_0123456789") + `","account":"a","plan":"free"}]}`
+var minimal = `{"node_secret":"0123456789abcdef","keys":[{"hash":"` + keys.Hash("btk_0123456789") + `","account":"a","plan":"free"}]}`
 
 func noEnv(string) string { return "" }
 
@@ -73,13 +73,13 @@ func TestBadConfig(t *testing.T) {
 			t.Errorf("%s: got %v, want it to name %s", change, err, want)
 		}
 	}
-	for _, text := range []string{"", "{", "[]", `{"node_secret":"0123456789abcdef"}`, strings.Replace(minimal, "0123456789abcdef", "short", 1)} {
+	for _, text := range []string{"", "{", "[]", strings.Replace(minimal, "0123456789abcdef", "short", 1)} {
 		if _, err := parse([]byte(text), noEnv); err == nil {
 			t.Errorf("%q is taken", text)
 		}
 	}
 	// A key in plain text: the error helps, and does not repeat it.
-	plain := strings.Replace(minimal, `"hash":"`+api.HashKey("btk_0123456789"), `"key":"btk_0123456789`, 1)
+	plain := strings.Replace(minimal, `"hash":"`+keys.Hash("btk_0123456789"), `"key":"btk_0123456789`, 1)
 	if _, err := parse([]byte(plain), noEnv); err == nil || !strings.Contains(err.Error(), "new-key") || strings.Contains(err.Error(), "btk_0123456789") {
 		t.Errorf("a key in plain text: %v", err)
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/buntime/buntime/frontend"
 	"github.com/buntime/buntime/frontend/api"
 	"github.com/buntime/buntime/frontend/consul"
+	"github.com/buntime/buntime/frontend/keys"
 	"github.com/buntime/buntime/frontend/node"
 	"github.com/buntime/buntime/frontend/nomad"
 	"github.com/buntime/buntime/frontend/preview"
@@ -30,6 +31,7 @@ type parts struct {
 	scheduler *nomad.Scheduler
 	nodes     *node.Client
 	sessions  *frontend.Service
+	keys      *keys.Ring
 	handler   *preview.Handler
 	// closeStore lets go of the object store; nil where there is none.
 	closeStore func() error
@@ -63,12 +65,13 @@ func assemble(c Config, log *slog.Logger) (*parts, error) {
 	p.sessions.Pool = c.Pool.settings()
 	p.sessions.SetStarts(c.Pool.Starts)
 	p.sessions.ReapInterval = time.Duration(c.ReapInterval)
-	keys, err := api.NewKeyring(c.Keys)
+	file, err := keys.NewFile(c.Keys)
 	if err != nil {
 		return nil, err
 	}
+	p.keys = keys.NewRing(file, p.store, log)
 	handler, err := api.New(api.Config{
-		Sessions: p.sessions, Node: p.nodes, Keys: keys,
+		Sessions: p.sessions, Node: p.nodes, Keys: p.keys,
 		BaseURL: c.BaseURL, PreviewScheme: c.PreviewScheme, PreviewDomain: c.PreviewDomain, Log: log,
 	})
 	if err != nil {
@@ -124,6 +127,13 @@ func Serve(ctx context.Context, c Config, l net.Listener, log *slog.Logger) erro
 		p.election.Lead(standing, p.sessions.Run)
 	}()
 	defer func() { withdraw(); <-withdrawn }()
+	following, forget := context.WithCancel(context.WithoutCancel(ctx)) // as long as requests are served
+	followed := make(chan struct{})
+	go func() {
+		defer close(followed)
+		p.keys.Run(following)
+	}()
+	defer func() { forget(); <-followed }()
 
 	proxies, err := door.ParseNetworks(c.TrustedProxies)
 	if err != nil {

@@ -24,7 +24,7 @@ import (
 	nomad "github.com/hashicorp/nomad/api"
 
 	"github.com/buntime/buntime/driver/claim"
-	"github.com/buntime/buntime/frontend/api"
+	"github.com/buntime/buntime/frontend/keys"
 	"github.com/buntime/buntime/frontend/testserver"
 )
 
@@ -106,7 +106,7 @@ func (c *cluster) frontEnd() *frontEnd {
 	config := Config{
 		Pool:   PoolConfig{Off: true}, // the stand-in makes no sandboxes
 		Listen: l.Addr().String(), NodeSecret: secret, ReapInterval: Duration(100 * time.Millisecond),
-		Keys: []api.KeyConfig{{Hash: api.HashKey(key), Account: "a", Plan: "enterprise"}},
+		Keys: []keys.Config{{Hash: keys.Hash(key), Account: "a", Plan: "enterprise"}},
 	}
 	config.Keys[0].Limits.Requests, config.Keys[0].Limits.Sessions = 1<<30, 1<<30
 	config.Nomad.Address, config.Consul.Address = c.nomad, c.consul

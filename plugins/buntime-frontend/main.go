@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: MPL-2.0
 
 // Command buntime-frontend serves the HTTP API and the previews of sessions.
-// With the argument new-key it makes an API key instead.
+// With the argument new-key it makes an API key for the configuration file instead, and
+// with keys it manages those in Consul.
 package main
 
 import (
@@ -13,8 +14,10 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
-	"github.com/buntime/buntime/frontend/api"
+	"github.com/buntime/buntime/frontend/consul"
+	"github.com/buntime/buntime/frontend/keys"
 	"github.com/buntime/buntime/frontend/server"
 )
 
@@ -25,6 +28,12 @@ func main() {
 	switch {
 	case flag.NArg() == 1 && flag.Arg(0) == "new-key":
 		newKey()
+		return
+	case flag.Arg(0) == "keys":
+		if err := manageKeys(*path, flag.Args()[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, "buntime-frontend:", err)
+			os.Exit(1)
+		}
 		return
 	case flag.NArg() > 0:
 		usage()
@@ -39,15 +48,36 @@ func main() {
 
 func usage() {
 	fmt.Fprint(os.Stderr, `usage:
-  buntime-frontend -config file   serve
-  buntime-frontend new-key        print a new API key, and its hash for the configuration
-`)
+  buntime-frontend -config file             serve
+  buntime-frontend new-key                  print a new API key, and its hash for the configuration
+  buntime-frontend -config file keys ...    manage the API keys in Consul, as follows
+
+`+keys.Usage)
+}
+
+// keysTimeout bounds what takes some milliseconds.
+const keysTimeout = 30 * time.Second
+
+// manageKeys runs a command of package keys on the front-ends' Consul.
+func manageKeys(path string, args []string) error {
+	config, err := server.ReadConfig(path)
+	if err != nil {
+		return err
+	}
+	store, err := consul.NewStore(config.Consul)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	ctx, cancel := context.WithTimeoutCause(context.Background(), keysTimeout, fmt.Errorf("no answer in %v", keysTimeout))
+	defer cancel()
+	return keys.Command(ctx, keys.NewManager(store), args, os.Stdout)
 }
 
 // newKey prints a key, which is kept nowhere, and what the configuration has of it.
 func newKey() {
-	key := api.NewKey()
-	fmt.Printf("key   %s\nhash  %s\n", key, api.HashKey(key))
+	key := keys.New()
+	fmt.Printf("key   %s\nhash  %s\n", key, keys.Hash(key))
 }
 
 func run(path string, log *slog.Logger) error {

@@ -14,13 +14,13 @@ export type Repeat = 'always' | 'unsent' | 'keyed';
 
 /**
  * Whether to try again after an error. What must not be done twice is sent again
- * in two cases only: nobody has accepted the connection, or the server has
- * refused the request for its rate, which it does before it looks at it. After
- * a broken connection, a time-out or any 5xx it is not: the server's 503 may say
- * "it may or may not have been done".
+ * in three cases only: nobody has accepted the connection, the server has refused
+ * the request for its rate, which it does before it looks at it, or it says itself
+ * that nothing was done. After a broken connection, a time-out or any other 5xx it
+ * is not.
  *
- * To widen this for executions the server need only echo the Idempotency-Key
- * header of a POST /execute in its answer: see Transport.once.
+ * A server that heeds keys echoes the Idempotency-Key header of a POST /execute in
+ * its answer, which widens this for executions: see Transport.once.
  */
 export function mayRepeat(repeat: Repeat, heedsKeys: boolean, error: BuntimeError): boolean {
   if (notDone(error)) return true;
@@ -30,6 +30,7 @@ export function mayRepeat(repeat: Repeat, heedsKeys: boolean, error: BuntimeErro
 /** Whether it is certain that the server has done nothing, and may do it later. */
 export function notDone(error: BuntimeError): boolean {
   if (error.code === 'connection_error') return unsent.has(systemCode(error.cause));
+  if (error.code === 'service_unavailable' && error.details?.done === 'no') return true;
   return error.code === 'rate_limit_exceeded' && error.retryAfter !== undefined;
 }
 

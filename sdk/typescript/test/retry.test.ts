@@ -105,6 +105,17 @@ for (const [name, run] of Object.entries(runs)) {
     }
   });
 
+  test(`${name}: is tried again when the server says that nothing was done`, async () => {
+    const result: Step = (res, got) =>
+      got.body.stream ? res.writeHead(200, { 'Content-Type': 'text/event-stream' }).end('event: result\ndata: {}\n\n') : says(done)(res, got);
+    const api = await fake([fails(503, 'service_unavailable', { 'Retry-After': '0' }, { done: 'no' }), result]);
+    await run(clientOf(api));
+    assert.equal(api.got.length, 2);
+    const unsure = await fake([fails(503, 'service_unavailable', { 'Retry-After': '0' }, { done: 'unknown' }), result]);
+    assert.equal((await errorOf(run(clientOf(unsure)))).details?.done, 'unknown');
+    assert.equal(unsure.got.length, 1);
+  });
+
   test(`${name}: no second request over a connection that was used before`, async () => {
     const api = await fake([says(info), cuts]);
     const client = clientOf(api);

@@ -1,0 +1,42 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package api_test
+
+import (
+	"html"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// TestDocs: the page has every operation, and every object that one names.
+func TestDocs(t *testing.T) {
+	w := newWorld(t)
+	var document struct {
+		Paths      map[string]map[string]struct{ OperationID, Summary string }
+		Components struct{ Schemas map[string]any }
+	}
+	w.send("", http.MethodGet, "/openapi.json", "").ok(&document)
+	r := w.send("", http.MethodGet, "/docs", "")
+	r.ok(nil)
+	page := r.Body.String()
+	if kind := r.Header().Get("Content-Type"); kind != "text/html; charset=utf-8" || strings.Contains(page, "<script") {
+		t.Errorf("Content-Type %q", kind)
+	}
+	if policy := r.Header().Get("Content-Security-Policy"); !strings.HasPrefix(policy, "default-src 'none'") {
+		t.Errorf("policy %q", policy)
+	}
+	for path, operations := range document.Paths {
+		for _, op := range operations {
+			if !strings.Contains(page, `id="`+op.OperationID+`"`) || !strings.Contains(page, html.EscapeString(op.Summary)) || !strings.Contains(page, "<code>"+path+"</code>") {
+				t.Errorf("%s is not on the page", op.OperationID)
+			}
+		}
+	}
+	for name := range document.Components.Schemas {
+		if !strings.Contains(page, `id="schema-`+name+`"`) {
+			t.Errorf("%s is not on the page", name)
+		}
+	}
+}
