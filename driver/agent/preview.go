@@ -88,6 +88,7 @@ func (s *Session) preview(token string, access driver.Access) http.Handler {
 			return
 		}
 		defer leave()
+		door.BothWays(w)
 		proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), answeredKey{}, leave)))
 	})
 }

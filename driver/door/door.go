@@ -217,3 +217,11 @@ func ArriveBy(ctx context.Context, at time.Time) {
 		b.by = at
 	}
 }
+
+// BothWays is for handlers that pass on a request and its answer. Without it the
+// server reads what is left of the request's body itself, and closes it, as soon as
+// the answer begins: who is passing it on loses the rest, or finds it closed, and its
+// connection, with the answer, is cut.
+func BothWays(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 needs no word
+}
