@@ -88,7 +88,6 @@ func (s *Session) preview(token string, access driver.Access) http.Handler {
 			return
 		}
 		defer leave()
-		door.BothWays(w)
 		proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), answeredKey{}, leave)))
 	})
 }

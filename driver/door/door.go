@@ -165,17 +165,22 @@ type body struct {
 	conn  *http.ResponseController
 	stall time.Duration
 	by    time.Time // when all has to be there; zero: never
-	over  bool      // read to its end
 
-	stalled atomic.Bool
+	over, stalled atomic.Bool // over: read to its end
 }
 
 // Read implements io.Reader.
 func (b *body) Read(p []byte) (int, error) {
+	// Who passes the body on looks once more whether it is over. By then net/http may
+	// have closed it, as it does when the answer begins, and its error for that would
+	// have the connection cut that the answer comes on.
+	if b.over.Load() {
+		return 0, io.EOF
+	}
 	b.extend()
 	n, err := b.ReadCloser.Read(p)
 	if errors.Is(err, io.EOF) {
-		b.over = true
+		b.over.Store(true)
 		// From here on net/http waits for the client to go away, or for its next
 		// request, with deadlines of its own.
 		_ = b.conn.SetReadDeadline(time.Time{})
@@ -196,7 +201,7 @@ func (b *body) extend() {
 
 // leave gives the rest of the body little time.
 func (b *body) leave() {
-	if !b.over {
+	if !b.over.Load() {
 		_ = b.conn.SetReadDeadline(time.Now().Add(leftover))
 	}
 }
@@ -216,12 +221,4 @@ func ArriveBy(ctx context.Context, at time.Time) {
 	if b, ok := ctx.Value(bodyKey{}).(*body); ok {
 		b.by = at
 	}
-}
-
-// BothWays is for handlers that pass on a request and its answer. Without it the
-// server reads what is left of the request's body itself, and closes it, as soon as
-// the answer begins: who is passing it on loses the rest, or finds it closed, and its
-// connection, with the answer, is cut.
-func BothWays(w http.ResponseWriter) {
-	_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 needs no word
 }

@@ -12,6 +12,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"sync"
@@ -427,6 +428,35 @@ func TestClient(t *testing.T) {
 	} {
 		if got := door.Client(remote).String(); got != want {
 			t.Errorf("%s: got %s, want %s", remote, got, want)
+		}
+	}
+}
+
+// TestBodyIsOver: who passes a body on may look once more whether it is over when the
+// answer has begun already.
+func TestBodyIsOver(t *testing.T) {
+	again := make(chan error, 1)
+	server := httptest.NewUnstartedServer(nil)
+	server.Config = door.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, err := io.ReadAll(r.Body)
+		if err == nil {
+			err = http.NewResponseController(w).Flush()
+		}
+		if err == nil {
+			_, err = r.Body.Read(make([]byte, 1))
+		}
+		again <- err
+	}), door.Limits{Head: time.Minute, Idle: time.Minute, Stall: time.Minute}, nil)
+	server.Start()
+	defer server.Close()
+	for _, body := range []io.Reader{strings.NewReader("known length"), io.MultiReader(strings.NewReader("chunks"))} {
+		res, err := http.Post(server.URL, "text/plain", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if err := <-again; !errors.Is(err, io.EOF) {
+			t.Errorf("read once more: %v", err)
 		}
 	}
 }

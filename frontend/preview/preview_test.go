@@ -367,39 +367,3 @@ func TestMovedWithBody(t *testing.T) {
 		}
 	}
 }
-
-// TestBothWays: an app may answer before the request has ended, and gets the rest of
-// it all the same.
-func TestBothWays(t *testing.T) {
-	w := newWorld(t)
-	w.answers(func(out http.ResponseWriter, r *http.Request) {
-		door.BothWays(out)
-		fmt.Fprint(out, "begun ")
-		_ = http.NewResponseController(out).Flush()
-		body, err := io.ReadAll(r.Body)
-		fmt.Fprintf(out, "%s %v", body, err)
-	})
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	body, send := io.Pipe()
-	r, err := http.NewRequestWithContext(ctx, "POST", w.url, body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Host = w.host()
-	go fmt.Fprint(send, "one ") //nolint:errcheck // its end is the request's
-	res, err := http.DefaultClient.Do(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	begun := make([]byte, 6)
-	if _, err := io.ReadFull(res.Body, begun); err != nil || string(begun) != "begun " {
-		t.Fatalf("%q, %v", begun, err)
-	}
-	fmt.Fprint(send, "two")
-	send.Close()
-	if rest, err := io.ReadAll(res.Body); string(rest) != "one two <nil>" || err != nil {
-		t.Errorf("%q, %v", rest, err)
-	}
-}
