@@ -207,6 +207,72 @@ func TestLazyDamaged(t *testing.T) {
 	}
 }
 
+// TestLazyDamagedOnTheWay: what is damaged once is fetched again, and that puts nothing
+// back that was written to what had come with it.
+func TestLazyDamagedOnTheWay(t *testing.T) {
+	inner, _ := newDir(t)
+	image := filepath.Join(t.TempDir(), "image")
+	// Little of it remains when it is compressed, so that one request has many frames.
+	want := bytes.Repeat([]byte("compressible "), (12<<20)/13)
+	write(t, image, want)
+	session := newSession()
+	p, _, err := newRepository(t, inner).Snapshot(t.Context(), Request{Session: session, Epoch: 1, Image: image})
+	must(t, err)
+	g := &spoiled{Store: inner, again: make(chan struct{}), proceed: make(chan struct{})}
+	folder := t.TempDir()
+	l, err := newRepository(t, g).RestoreLazily(t.Context(), session, p, filepath.Join(folder, "image"), filepath.Join(folder, "arrived"))
+	must(t, err)
+	defer l.Close()
+	<-g.again // all but the last frame of the first piece have come
+	at := uint32(0)
+	for !l.there(at, at+1) {
+		if at++; int64(at)*chunkSize >= p.Size {
+			t.Fatal("nothing has come of a piece whose end was damaged")
+		}
+	}
+	f, err := os.OpenFile(filepath.Join(folder, "image"), os.O_RDWR, 0)
+	must(t, err)
+	defer f.Close()
+	mine := bytes.Repeat([]byte("mine"), 1024)
+	_, err = f.WriteAt(mine, int64(at)*chunkSize)
+	must(t, err)
+	copy(want[at*chunkSize:], mine)
+	close(g.proceed)
+	finished(t, l)
+	got, err := os.ReadFile(filepath.Join(folder, "image"))
+	must(t, err)
+	if !bytes.Equal(got[:len(want)], want) {
+		t.Errorf("what was written is overwritten: %q", got[at*chunkSize:][:16])
+	}
+}
+
+// spoiled is a store whose first answer is damaged at its end, and whose second waits.
+type spoiled struct {
+	store.Store
+	mu             sync.Mutex
+	gets           int
+	again, proceed chan struct{}
+}
+
+func (s *spoiled) Get(ctx context.Context, name string, offset int64, p []byte) error {
+	if strings.HasSuffix(name, "/manifest") {
+		return s.Store.Get(ctx, name, offset, p)
+	}
+	s.mu.Lock()
+	n := s.gets
+	s.gets++
+	s.mu.Unlock()
+	if n == 1 {
+		close(s.again)
+		<-s.proceed
+	}
+	err := s.Store.Get(ctx, name, offset, p)
+	if n == 0 {
+		p[len(p)-1] ^= 1
+	}
+	return err
+}
+
 // TestLazyTogether: many who need the same, and others, at once.
 func TestLazyTogether(t *testing.T) {
 	inner, _ := newDir(t)

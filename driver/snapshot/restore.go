@@ -178,12 +178,14 @@ func (j *restore) piece(ctx context.Context, p piece) error {
 	name := j.ciphers.session + "/" + p.object.name
 	sealed := b.sealed[:p.size]
 	var err error
+	done := 0 // frames, which are in use by now, and may have been written to
 	for range tries {
 		if err := j.r.store.Get(ctx, name, int64(p.offset), sealed); err != nil {
 			return err
 		}
-		// It is as well to do again what was done before the damage was met.
-		if err = j.frames(p, sealed, b.plain[:]); !errors.Is(err, ErrCorrupt) {
+		var n int
+		n, err = j.frames(p, done, sealed, b.plain[:])
+		if done += n; !errors.Is(err, ErrCorrupt) {
 			break
 		}
 	}
@@ -193,28 +195,31 @@ func (j *restore) piece(ctx context.Context, p piece) error {
 	return nil
 }
 
-func (j *restore) frames(p piece, sealed, plain []byte) error {
-	for _, w := range p.frames {
+// frames writes the chunks of a piece's frames into the image but for the first skip,
+// and returns how many it has written.
+func (j *restore) frames(p piece, skip int, sealed, plain []byte) (done int, err error) {
+	for _, w := range p.frames[skip:] {
 		packed, err := j.ciphers.openFrame(sealed[w.offset-p.offset:][:w.size:w.size], w.nonce)
 		if err != nil {
-			return fmt.Errorf("%w: open frame at %d: %w", ErrCorrupt, w.offset, err)
+			return done, fmt.Errorf("%w: open frame at %d: %w", ErrCorrupt, w.offset, err)
 		}
 		data, err := j.r.decoder.DecodeAll(packed, plain[:0])
 		if err != nil {
-			return fmt.Errorf("%w: decompress frame at %d: %w", ErrCorrupt, w.offset, err)
+			return done, fmt.Errorf("%w: decompress frame at %d: %w", ErrCorrupt, w.offset, err)
 		}
 		if len(data) != w.count*chunkSize {
-			return fmt.Errorf("%w: frame at %d has %d bytes, not %d chunks", ErrCorrupt, w.offset, len(data), w.count)
+			return done, fmt.Errorf("%w: frame at %d has %d bytes, not %d chunks", ErrCorrupt, w.offset, len(data), w.count)
 		}
 		err = j.write(w.chunks, data)
 		if err == nil && j.written != nil {
 			err = j.written(w)
 		}
 		if err != nil {
-			return err
+			return done, err
 		}
+		done++
 	}
-	return nil
+	return done, nil
 }
 
 // write writes chunks of a frame's data, as many at once as are neighbours both
