@@ -56,6 +56,8 @@ type Agent struct {
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 
+	archives chan struct{} // see Session.allArchives
+
 	mu        sync.Mutex
 	instances map[*instance]struct{}
 	settled   time.Time // when the last task was recovered, or the agent opened
@@ -98,7 +100,7 @@ func open(ctx context.Context, config *driver.Config, log hclog.Logger, without 
 		return nil, errors.Join(err, closeStore(), node.Close())
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	a := &Agent{config: config, log: log, node: node, snapshots: snapshots, closeStore: closeStore, cancel: cancel, instances: make(map[*instance]struct{}), settled: time.Now()}
+	a := &Agent{config: config, log: log, node: node, snapshots: snapshots, closeStore: closeStore, cancel: cancel, instances: make(map[*instance]struct{}), settled: time.Now(), archives: make(chan struct{}, nodeArchives)}
 	a.openRestorer(ctx)
 	a.tasks.Go(func() { a.sweep(ctx) })
 	a.tasks.Go(func() { a.keepFavour(ctx) })
@@ -314,6 +316,7 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox) (*Session, e
 		journal: &history{files: f, known: -1, limit: task.Limits.Disk / historyPart}, writes: w, limit: answerLimit,
 		ctx: ctx, cancel: cancel,
 		executions: make(map[string]*execution),
+		archives:   make(chan struct{}, sessionArchives), allArchives: a.archives,
 	}
 	s.life = newLife(schedule{
 		idleAfter: a.config.Life.IdleAfter, sleepAfter: a.config.Life.SleepAfter, expires: task.Session.ExpiresAt,

@@ -25,6 +25,49 @@ const (
 	zstdKind = "application/zstd"
 )
 
+const (
+	// sessionArchives and nodeArchives are how many archives are made or unpacked at the
+	// same time. It is the plugin that does it, outside of the session's limits: each may
+	// take a core, and up to 20 MB.
+	sessionArchives = 2
+	nodeArchives    = 16
+	// archiveTimeout is how long one may take.
+	archiveTimeout = 10 * time.Minute
+	// archiveSlack is how much longer than a session's disk an archive may be, in bytes:
+	// the heads of many small files.
+	archiveSlack = 64 << 20
+)
+
+// errLong is what an archive ends with that has more than the session's disk: of files
+// with holes, or of one file again and again.
+var errLong = errors.New("the archive has more bytes than the session's disk")
+
+// beginArchive takes the room that an archive needs, until end is called. room is how
+// many bytes it may have.
+func (s *Session) beginArchive(r *http.Request) (ctx context.Context, room int64, end func(), err error) {
+	usage, err := s.box.Workspace().Usage()
+	if err != nil {
+		return nil, 0, nil, err
+	}
+	var taken []chan struct{}
+	free := func() {
+		for _, c := range taken {
+			<-c
+		}
+	}
+	for _, c := range []chan struct{}{s.archives, s.allArchives} {
+		select {
+		case c <- struct{}{}:
+			taken = append(taken, c)
+		default:
+			free()
+			return nil, 0, nil, unavailable("as many archives are read and written as there may be at a time: %d of a session, %d of its node; try again", sessionArchives, nodeArchives)
+		}
+	}
+	ctx, cancel := context.WithTimeoutCause(r.Context(), archiveTimeout, fmt.Errorf("the archive took over %v", archiveTimeout))
+	return ctx, int64(usage.Used+usage.Free) + archiveSlack, func() { cancel(); free() }, nil
+}
+
 // serveArchive answers GET /v1/files/archive with what is in a directory, as a tar that
 // is made while it is read.
 func (s *Session) serveArchive(w http.ResponseWriter, r *http.Request) error {
@@ -35,33 +78,39 @@ func (s *Session) serveArchive(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer dir.Close()
+	ctx, room, end, err := s.beginArchive(r)
+	if err != nil {
+		return err
+	}
+	defer end()
 	kind := tarKind
 	if r.URL.Query().Get("kind") == zstdKind {
 		kind = zstdKind
 	}
 	w.Header().Set("Content-Type", kind)
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	if err := pack(r.Context(), w, kind, dir, name); err != nil {
+	if err := pack(ctx, w, kind, dir, name, room); err != nil {
 		s.log.Debug("an archive broke off", "path", p, "error", err)
 		panic(http.ErrAbortHandler) // who reads it must not take a part for the whole
 	}
 	return nil
 }
 
-// pack writes the archive of a directory, whose name is relative to the workspace.
-func pack(ctx context.Context, w io.Writer, kind string, dir *os.File, name string) error {
+// pack writes the archive of a directory, whose name is relative to the workspace. Its
+// files may have room bytes.
+func pack(ctx context.Context, w io.Writer, kind string, dir *os.File, name string, room int64) error {
 	if kind == zstdKind {
 		z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true))
 		if err != nil {
 			return err
 		}
 		defer z.Close()
-		if err := (&packer{ctx, tar.NewWriter(z), name, maxEntries}).pack(dir); err != nil {
+		if err := (&packer{ctx, tar.NewWriter(z), name, maxEntries, room}).pack(dir); err != nil {
 			return err
 		}
 		return z.Close()
 	}
-	return (&packer{ctx, tar.NewWriter(w), name, maxEntries}).pack(dir)
+	return (&packer{ctx, tar.NewWriter(w), name, maxEntries, room}).pack(dir)
 }
 
 // packer writes a tree as a tar. It goes down by descriptor and follows no link.
@@ -70,6 +119,7 @@ type packer struct {
 	w    *tar.Writer
 	root string // what is packed, relative to the workspace
 	left int    // entries that there may be yet
+	room int64  // bytes of files that there may be yet
 }
 
 func (p *packer) pack(dir *os.File) error {
@@ -151,15 +201,29 @@ func (p *packer) entry(dir *os.File, name, rel string, depth int) error {
 		return nil
 	}
 	h.Typeflag, h.Size = tar.TypeReg, info.Size()
+	if h.Size > p.room {
+		return errLong
+	}
+	p.room -= h.Size
 	if err := p.w.WriteHeader(h); err != nil {
 		return err
 	}
 	// What has become shorter since is filled up with zeros: the length is said.
-	n, err := io.Copy(p.w, io.LimitReader(f, h.Size))
-	if err == nil && n < h.Size {
-		_, err = io.CopyN(p.w, zeros{}, h.Size-n)
-	}
+	_, err = io.CopyN(p.w, io.MultiReader(whileWanted{p.ctx, f}, zeros{}), h.Size)
 	return err
+}
+
+// whileWanted reads until a context ends.
+type whileWanted struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (w whileWanted) Read(b []byte) (int, error) {
+	if w.ctx.Err() != nil {
+		return 0, context.Cause(w.ctx)
+	}
+	return w.Reader.Read(b)
 }
 
 // zeros reads as zeros without end.
@@ -173,8 +237,13 @@ func (zeros) Read(b []byte) (int, error) {
 // serveUnpack answers PUT /v1/files/archive: it unpacks a tar into a directory while it
 // arrives. What was unpacked before something is refused stays.
 func (s *Session) serveUnpack(w http.ResponseWriter, r *http.Request) error {
+	ctx, room, end, err := s.beginArchive(r)
+	if err != nil {
+		return err
+	}
+	defer end()
 	q := r.URL.Query()
-	u := unpacker{files: s.files, dir: q.Get("path")}
+	u := unpacker{files: s.files, dir: q.Get("path"), room: room}
 	for name, n := range map[string]*int64{"maxFile": &u.maxFile, "maxFiles": &u.maxFiles} {
 		v, err := strconv.ParseInt(q.Get(name), 10, 64)
 		if err != nil || v < 0 {
@@ -182,7 +251,7 @@ func (s *Session) serveUnpack(w http.ResponseWriter, r *http.Request) error {
 		}
 		*n = v
 	}
-	body := io.Reader(r.Body)
+	body := io.Reader(whileWanted{ctx, r.Body})
 	if r.Header.Get("Content-Type") == zstdKind {
 		z, err := zstd.NewReader(body, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxZstdWindow))
 		if err != nil {
@@ -191,7 +260,7 @@ func (s *Session) serveUnpack(w http.ResponseWriter, r *http.Request) error {
 		defer z.Close()
 		body = z
 	}
-	if err := u.unpack(r.Context(), body); err != nil {
+	if err := u.unpack(ctx, body); err != nil {
 		return err
 	}
 	if s.life.gone() {
@@ -203,4 +272,4 @@ func (s *Session) serveUnpack(w http.ResponseWriter, r *http.Request) error {
 
 // maxZstdWindow is what a decoder may hold, in bytes: zstd's strongest level without
 // --ultra has 8 MiB.
-const maxZstdWindow = 32 << 20
+const maxZstdWindow = 8 << 20

@@ -7,13 +7,17 @@ import (
 	"archive/tar"
 	"bytes"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/buntime/buntime/driver/claim"
 )
 
 // surrounded is a workspace in a directory that has something else in it.
@@ -58,7 +62,7 @@ func made(t testing.TB, headers ...tar.Header) []byte {
 
 func unpackTo(t testing.TB, f *files, dir string, archive []byte) error {
 	t.Helper()
-	u := unpacker{files: f, dir: dir, maxFile: 1000, maxFiles: 10}
+	u := unpacker{files: f, dir: dir, maxFile: 1000, maxFiles: 10, room: 1 << 20}
 	return u.unpack(t.Context(), bytes.NewReader(archive))
 }
 
@@ -86,7 +90,7 @@ func TestArchive(t *testing.T) {
 		}
 		defer dir.Close()
 		var b bytes.Buffer
-		if err := pack(t.Context(), &b, kind, dir, name); err != nil {
+		if err := pack(t.Context(), &b, kind, dir, name, 1<<20); err != nil {
 			t.Fatal(err)
 		}
 		return b.Bytes()
@@ -95,7 +99,7 @@ func TestArchive(t *testing.T) {
 		t.Error("the history is in the archive")
 	}
 	to, _ := surrounded(t)
-	if err := (&unpacker{files: to, dir: ".", maxFile: 1000, maxFiles: 100}).unpack(t.Context(), bytes.NewReader(packed(tarKind, "a"))); err == nil || !strings.Contains(err.Error(), "leads out") {
+	if err := (&unpacker{files: to, dir: ".", maxFile: 1000, maxFiles: 100, room: 1 << 20}).unpack(t.Context(), bytes.NewReader(packed(tarKind, "a"))); err == nil || !strings.Contains(err.Error(), "leads out") {
 		t.Errorf("a link that leads out: %v", err)
 	}
 	if err := from.root.Remove("a/out"); err != nil {
@@ -110,7 +114,7 @@ func TestArchive(t *testing.T) {
 	if err != nil || !bytes.Equal(b, packed(tarKind, "a")) {
 		t.Fatalf("%d bytes unpacked, %v", len(b), err)
 	}
-	u := unpacker{files: to, dir: "x/y", maxFile: 1000, maxFiles: 100}
+	u := unpacker{files: to, dir: "x/y", maxFile: 1000, maxFiles: 100, room: 1 << 20}
 	if err := u.unpack(t.Context(), bytes.NewReader(b)); err != nil {
 		t.Fatal(err)
 	}
@@ -186,17 +190,22 @@ func TestEvilArchives(t *testing.T) {
 func TestUnpackEdges(t *testing.T) {
 	f, _ := surrounded(t)
 	whole := made(t, tar.Header{Typeflag: tar.TypeReg, Name: strings.Repeat("x", 100)}, tar.Header{Typeflag: tar.TypeReg, Name: "b"})
-	u := unpacker{files: f, dir: ".", maxFile: 100, maxFiles: 2}
+	u := unpacker{files: f, dir: ".", maxFile: 100, maxFiles: 2, room: 1 << 20}
 	if err := u.unpack(t.Context(), bytes.NewReader(whole)); err != nil {
 		t.Error(err)
 	}
-	u = unpacker{files: f, dir: ".", maxFile: 99, maxFiles: 2}
+	u = unpacker{files: f, dir: ".", maxFile: 99, maxFiles: 2, room: 1 << 20}
 	if err := u.unpack(t.Context(), bytes.NewReader(whole)); err == nil || asError(err).Code != "file_too_large" {
 		t.Errorf("a file that is too large: %v", err)
 	}
-	u = unpacker{files: f, dir: ".", maxFile: 100, maxFiles: 1}
+	u = unpacker{files: f, dir: ".", maxFile: 100, maxFiles: 1, room: 1 << 20}
 	if err := u.unpack(t.Context(), bytes.NewReader(whole)); err == nil || asError(err).Status != 400 {
 		t.Errorf("too many: %v", err)
+	}
+	again := tar.Header{Typeflag: tar.TypeReg, Name: strings.Repeat("x", 100)}
+	u = unpacker{files: f, dir: ".", maxFile: 100, maxFiles: 10, room: 250}
+	if err := u.unpack(t.Context(), bytes.NewReader(made(t, again, again, again))); err == nil || asError(err).Status != 413 {
+		t.Errorf("one file again and again: %v", err)
 	}
 	for _, cut := range []int{0, 10, 511, 550, 600} {
 		if err := unpackTo(t, f, "cut", whole[:cut]); err == nil || asError(err).Status != 400 {
@@ -239,4 +248,57 @@ func FuzzUnpack(f *testing.F) {
 			t.Errorf("beside the workspace: %v, %v", entries, err)
 		}
 	})
+}
+
+// TestArchivesAreBounded: the plugin makes them outside of the session's limits, so
+// that holes, and many at once, would cost its time and memory.
+func TestArchivesAreBounded(t *testing.T) {
+	f := newFixture(t)
+	archive := func(method string, body io.Reader) (*http.Response, error) {
+		r, err := http.NewRequestWithContext(t.Context(), method, "http://"+f.task.API+"/v1/files/archive?path=.&maxFile=1&maxFiles=1", body)
+		if err != nil {
+			return nil, err
+		}
+		r.Header.Set("Authorization", "Bearer "+claim.Token([]byte(testSecret), f.task.Session.ID, f.task.Session.Epoch))
+		return http.DefaultClient.Do(r)
+	}
+	f.run(t, map[string]any{"command": "truncate -s 15T holes"})
+	res, err := archive(http.MethodGet, nil)
+	if err == nil {
+		var n int64
+		n, err = io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+		if n > 1<<20 {
+			t.Errorf("%d bytes of a file of holes", n)
+		}
+	}
+	if err == nil {
+		t.Error("a file of holes that is larger than the disk was packed")
+	}
+	f.run(t, map[string]any{"command": "rm holes"})
+
+	var unpacking sync.WaitGroup
+	defer unpacking.Wait()
+	for range sessionArchives {
+		body, send := io.Pipe() // an archive that does not end
+		defer send.Close()
+		unpacking.Go(func() {
+			if res, err := archive(http.MethodPut, body); err == nil {
+				res.Body.Close()
+			}
+		})
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		res, err := archive(http.MethodGet, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode == http.StatusServiceUnavailable {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("one more than %d at a time: status %d", sessionArchives, res.StatusCode)
+		}
+	}
 }

@@ -26,6 +26,8 @@ type unpacker struct {
 	dir string
 	// maxFile is how many bytes one file may have, maxFiles how many entries there may be.
 	maxFile, maxFiles int64
+	// room is how many bytes there may be in all.
+	room int64
 
 	count, size int64 // files and bytes so far
 }
@@ -134,6 +136,9 @@ func (u *unpacker) file(name string, h *tar.Header, body io.Reader) error {
 			Message: fmt.Sprintf("%q in the archive has %d bytes, more than the %d that this key allows a file", h.Name, h.Size, u.maxFile),
 			Details: map[string]any{"field": "body"},
 		}
+	}
+	if h.Size > u.room-u.size {
+		return &Error{Status: http.StatusRequestEntityTooLarge, Code: "file_too_large", Message: errLong.Error(), Details: map[string]any{"field": "body"}}
 	}
 	from := &source{Reader: body}
 	err := u.files.inside(name, func(name string) error {
