@@ -194,6 +194,10 @@ func (j *journal) keepAnswer(e *execution) {
 	}
 }
 
+// longestRecord is what a result may have in bytes: two streams, of which JSON makes six
+// characters of a byte at worst. The session can put anything in its place.
+const longestRecord = 2*6*answerLimit + 64<<10
+
 func (h *history) load(id, name string) (Result, error) {
 	var r Result
 	f, err := h.read(id, name)
@@ -201,7 +205,7 @@ func (h *history) load(id, name string) (Result, error) {
 		return r, notFound("execution_not_found", "there is no execution %s in this session", id)
 	}
 	defer f.Close()
-	if err := json.NewDecoder(io.LimitReader(f, 64<<20)).Decode(&r); err != nil {
+	if err := json.NewDecoder(io.LimitReader(f, longestRecord)).Decode(&r); err != nil {
 		return r, notFound("execution_not_found", "the record of execution %s is damaged: %v", id, err)
 	}
 	return r, nil

@@ -53,7 +53,7 @@ type Session struct {
 	// archives has one in it for each archive that is made or unpacked, allArchives for
 	// each on the node.
 	archives, allArchives chan struct{}
-	limit   int64 // bytes of each stream in an answer
+	limit                 int64 // bytes of each stream in an answer
 	// looking is how many executions awaitListening looks at.
 	looking atomic.Int32
 

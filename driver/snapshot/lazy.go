@@ -34,6 +34,8 @@ type Lazy struct {
 	frames []*wanted
 	parts  map[uint32]*part // of chunks that are not zero
 
+	fetches chan struct{} // has one in it for each fetch
+
 	mu      sync.Mutex // of the parts' fields, and of what follows
 	left    int        // parts that have not come
 	waiting int        // who needs something now
@@ -95,6 +97,7 @@ func (r *Repository) restoreLazily(ctx context.Context, s Session, p Pointer, pa
 	}
 	l := &Lazy{job: job, session: s.ID, known: state{p.Digest, m.chunks, true}, learnt: m.early, frames: m.chunks.wanted(), parts: map[uint32]*part{}, done: make(chan struct{})}
 	l.quiet = sync.NewCond(&l.mu)
+	l.fetches = make(chan struct{}, mostFetches)
 	job.written = l.note
 	if err := l.open(path, arrived, m.size); err != nil {
 		return nil, err
@@ -287,9 +290,17 @@ func (l *Lazy) claim(first, end uint32) (mine []*wanted, others <-chan struct{})
 	return mine, others
 }
 
+// mostFetches is how many there are at a time, each with some megabytes of memory:
+// how much of its image a session reads at once is the session's to choose.
+const mostFetches = 8
+
 // fetch fetches frames that were claimed.
 func (l *Lazy) fetch(frames []*wanted) error {
 	defer l.release(frames)
+	if err := take(l.ctx, l.fetches); err != nil {
+		return err
+	}
+	defer func() { <-l.fetches }()
 	for _, p := range pieces(sorted(frames), maxObject-frameSize) {
 		if err := l.job.piece(l.ctx, p); err != nil {
 			return err

@@ -106,6 +106,12 @@ func (s *Server) answer(buf *[]byte, n int) bool {
 	b := (*buf)[:n]
 	r := request{op: le.Uint32(b[4:]), unique: le.Uint64(b[8:]), body: b[headIn:]}
 	if off, length, ok := r.span(); ok && !s.file.Ready(off, length) {
+		if r.op != opWrite { // what it is about is short, and may wait for long
+			r.body = slices.Clone(r.body[:min(len(r.body), headRead)])
+			buffers.Put(buf)
+			s.late.Go(func() { s.transfer(r) })
+			return true
+		}
 		s.late.Go(func() {
 			defer buffers.Put(buf)
 			s.transfer(r)
