@@ -68,10 +68,9 @@ func TestLife(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		go ring.Run(ctx)
-		// soon is how long a change may take to be known.
 		is := func(text, account string) {
 			t.Helper()
-			time.Sleep(time.Second)
+			time.Sleep(time.Second + time.Millisecond) // a change is known after pauseAfter at most
 			key, ok, err := ring.Find(keys.SumOf(text))
 			if err != nil || ok != (account != "") || key.Account != account {
 				t.Errorf("got %+v, %t, %v; want account %q", key, ok, err, account)

@@ -281,7 +281,7 @@ func TestShutdown(t *testing.T) {
 			r.Header.Set("Authorization", "Bearer "+key)
 			res, err := http.DefaultClient.Do(r)
 			if err != nil {
-				if !strings.Contains(err.Error(), "refused") && !strings.Contains(err.Error(), "EOF") && !strings.Contains(err.Error(), "reset") {
+				if !slices.ContainsFunc([]string{"refused", "EOF", "reset", "broken pipe"}, func(s string) bool { return strings.Contains(err.Error(), s) }) {
 					errs <- err
 				}
 				return
