@@ -83,6 +83,7 @@ func TestEscapes(t *testing.T) {
 		{"environment of init", "", "EACCES", []sandbox.Layer{landlock, privileges}},
 		{"memory of init", "", "EACCES", []sandbox.Layer{landlock, privileges}},
 		{"binary of init", "", "EACCES", []sandbox.Layer{landlock, privileges}},
+		{"descriptors of init", "", "EACCES", []sandbox.Layer{privileges}},
 		{"root of init", "", "EACCES", []sandbox.Layer{landlock, privileges}},
 		{"foreign descriptors", "", "EBADF", []sandbox.Layer{descriptors}},
 
@@ -122,9 +123,14 @@ func TestEscapes(t *testing.T) {
 		t.Fatalf("the host's file cannot be read outside either: %s", got)
 	}
 	escapes = append(escapes, host)
-	for _, e := range escapes {
-		if got := all.attack(t, e); got != e.refused {
-			t.Errorf("%s %s: %s, want %s", e.name, e.argument, got, e.refused)
+	for _, when := range []string{"new", "woken"} {
+		if when == "woken" { // with a workspace that the restorer serves
+			all.sleepAndWake(t)
+		}
+		for _, e := range escapes {
+			if got := all.attack(t, e); got != e.refused {
+				t.Errorf("%s session: %s %s: %s, want %s", when, e.name, e.argument, got, e.refused)
+			}
 		}
 	}
 	t.Run("mutations", func(t *testing.T) {

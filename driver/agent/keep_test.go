@@ -4,12 +4,18 @@
 package agent
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -164,6 +170,16 @@ func (f *fixture) wake(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.task = &task
+}
+
+// sleepAndWake takes the session to its next life.
+func (f *fixture) sleepAndWake(t *testing.T) {
+	t.Helper()
+	if status := f.call(t, "POST", "/v1/sleep", map[string]any{"state": "deep-sleep"}, nil); status != http.StatusOK {
+		t.Fatalf("sleep: status %d", status)
+	}
+	f.gone(t)
+	f.wake(t)
 }
 
 const (
@@ -489,4 +505,45 @@ func (f *fixture) tryWrite(t *testing.T, name string) int {
 	defer res.Body.Close()
 	_, _ = io.Copy(io.Discard, res.Body)
 	return res.StatusCode
+}
+
+// TestKeyOnNode: what a session's snapshots are sealed with is nowhere below state_dir,
+// awake, stored, or woken, whoever restores its files.
+func TestKeyOnNode(t *testing.T) {
+	f := newFixture(t)
+	f.run(t, map[string]any{"command": "echo kept >file"})
+	f.sleepAndWake(t)
+	if r := f.run(t, map[string]any{"command": "cat file"}); r.Stdout != "kept\n" {
+		t.Errorf("%+v", r)
+	}
+	key, err := f.rests().Key(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	forms := [][]byte{key[:], []byte(hex.EncodeToString(key[:])), []byte(base64.StdEncoding.EncodeToString(key[:])), []byte(base64.RawURLEncoding.EncodeToString(key[:]))}
+	encoded, err := json.Marshal(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forms = append(forms, bytes.Trim(encoded, `"`))
+	looked := 0
+	err = filepath.WalkDir(f.config.StateDir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		looked++
+		for _, form := range forms {
+			if bytes.Contains(text, form) {
+				t.Errorf("the key is in %s", path)
+			}
+		}
+		return nil
+	})
+	if err != nil || looked < 3 {
+		t.Errorf("looked at %d files: %v", looked, err)
+	}
 }

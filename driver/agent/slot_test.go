@@ -4,13 +4,16 @@
 package agent
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"net/http"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/buntime/buntime/driver"
+	"github.com/buntime/buntime/driver/claim"
 )
 
 // newSlot is a fixture with a slot, of which there is no record. Its session would be
@@ -165,5 +168,51 @@ func TestSlotOfEarlierProcess(t *testing.T) {
 	f.gone(t)
 	if !f.rests().vacated {
 		t.Error("front-ends know of it still")
+	}
+}
+
+// TestSlotsToken: a slot is begun, or asked whether it is ready, by who has its own
+// token, and its end is the one that it was given first.
+func TestSlotsToken(t *testing.T) {
+	f := newSlotFor(t, time.Hour)
+	expires := time.Now().Add(2 * time.Hour).Truncate(time.Second)
+	body, err := json.Marshal(map[string]any{"expiresAt": expires})
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, id := []byte(testSecret), f.task.Session.ID
+	for name, token := range map[string]string{
+		"none": "", "of another session": claim.Token(secret, "ses_other", 1), "of another life": claim.Token(secret, id, 2),
+		"for previews": claim.PreviewToken(secret, id, 1), "of another secret": claim.Token([]byte("x"), id, 1),
+	} {
+		for _, call := range [][2]string{{"GET", "/v1/prepared"}, {"POST", "/v1/begin"}} {
+			req, err := http.NewRequestWithContext(t.Context(), call[0], "http://"+f.task.API+call[1], bytes.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if token != "" {
+				req.Header.Set("Authorization", "Bearer "+token)
+			}
+			res, err := f.client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res.Body.Close()
+			if res.StatusCode != http.StatusUnauthorized {
+				t.Errorf("%s with a token %s: status %d", call[1], name, res.StatusCode)
+			}
+		}
+	}
+	if i := f.instance.(*instance); !i.slot.vacant() {
+		t.Fatal("it has begun")
+	}
+	f.taken(expires)
+	for _, at := range []time.Time{expires, expires.Add(time.Hour)} {
+		if status := f.begin(t, at); status != http.StatusOK {
+			t.Fatalf("begin: status %d", status)
+		}
+		if info := f.info(t); info.ExpiresAt != timestamp(expires) {
+			t.Errorf("told that it ends at %v, it ends at %v", at, info.ExpiresAt)
+		}
 	}
 }

@@ -6,9 +6,14 @@ package restorer
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -333,5 +338,60 @@ func TestCannotBegin(t *testing.T) {
 	}
 	if _, err := os.Stat(f.image); err == nil {
 		t.Error("there is an image")
+	}
+}
+
+// TestOtherUser: who is not root gets nothing of the restorer, even with a way to its
+// socket.
+func TestOtherUser(t *testing.T) {
+	f := newFixture(t)
+	f.hide(t, true)
+	s := f.begin(t)
+	defer s.Close()
+	const nobody = 65534
+	socket := socketOf(f.dir)
+	for _, path := range []string{filepath.Dir(f.dir), f.dir} {
+		must(t, os.Chmod(path, 0o711))
+	}
+	must(t, os.Chmod(socket, 0o777))
+	ask := func(uid int) error {
+		result := make(chan error, 1)
+		go func() {
+			// The thread's own user, and the thread ends with the goroutine.
+			runtime.LockOSThread()
+			if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
+				result <- errno
+				return
+			}
+			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				result <- err
+				return
+			}
+			defer unix.Close(fd)
+			if err := unix.Connect(fd, &unix.SockaddrUnix{Name: socket}); err != nil {
+				result <- fmt.Errorf("connect: %w", err)
+				return
+			}
+			b, err := json.Marshal(message{Op: opHold})
+			if err != nil {
+				result <- err
+				return
+			}
+			_, _ = unix.Write(fd, b) // it may have hung up already
+			_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 500_000})
+			n, err := unix.Read(fd, make([]byte, 1))
+			if err == nil && n == 0 {
+				err = io.EOF // it has hung up
+			}
+			result <- err
+		}()
+		return within(t, "an answer", result)
+	}
+	if err := ask(nobody); !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("it listens to another user: %v", err)
+	}
+	if err := ask(0); !errors.Is(err, unix.EAGAIN) { // it waits for more
+		t.Errorf("it does not listen to root: %v", err)
 	}
 }

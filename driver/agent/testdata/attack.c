@@ -176,6 +176,7 @@ static long attack(const char *name, const char *argument) {
 	if (IS("environment of init")) return got("/proc/1/environ");
 	if (IS("memory of init")) return open("/proc/1/mem", O_RDWR);
 	if (IS("binary of init")) return open("/proc/1/exe", O_RDONLY);
+	if (IS("descriptors of init")) return open("/proc/1/fd", O_RDONLY | O_DIRECTORY);
 	if (IS("root of init")) return open("/proc/1/root/", O_RDONLY);
 	if (IS("read")) return got(argument);
 	if (IS("write to a process's settings")) return put("/proc/self/coredump_filter", "0x33");
