@@ -39,6 +39,12 @@ func goneEverywhere(s *session, executionID string) {
 		"delete file":       s.del("/files", "path", "secret.txt"),
 		"execution":         s.get("/executions/" + executionID),
 		"output":            s.get("/executions/" + executionID + "/output"),
+		"extend":            send(t, s.ctx, s.api, client.Call{Method: "POST", Path: s.path() + "/extend", JSON: M{"ttl": 600}}),
+		"sleep":             s.sleep(M{"state": "deep-sleep"}),
+		"pack":              s.get("/files/archive"),
+		"unpack": send(t, s.ctx, s.api, client.Call{
+			Method: "PUT", Path: "/files/archive", Query: url.Values{"sessionId": {s.id}}, Header: map[string]string{"Content-Type": "application/x-tar"}, Body: strings.NewReader("x"),
+		}),
 	} {
 		t.Run(what, func(t *testing.T) { refusal(t, reply, 404, "session_not_found") })
 	}

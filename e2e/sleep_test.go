@@ -18,7 +18,7 @@ import (
 
 func (s *session) sleep(body M) *client.Reply {
 	s.t.Helper()
-	return send(s.t, s.ctx, s.api, client.Call{Method: http.MethodPost, Path: "/sessions/" + s.id + "/sleep", JSON: body})
+	return send(s.t, s.ctx, s.api, client.Call{Method: http.MethodPost, Path: s.path() + "/sleep", JSON: body})
 }
 
 // TestIdleOnRequest: a session at rest looks as it is, and wakes at once.

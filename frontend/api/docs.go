@@ -97,7 +97,9 @@ func requestOf(body *huma.RequestBody) []docsContent {
 func answersOf(op *huma.Operation) (all []docsAnswer) {
 	for _, status := range slices.Sorted(maps.Keys(op.Responses)) {
 		r := op.Responses[status]
-		all = append(all, docsAnswer{status, r.Description, contentOf(r.Content), r.Headers})
+		own := maps.Clone(r.Headers) // what all have stands at the top
+		maps.DeleteFunc(own, func(_ string, h *huma.Header) bool { return h.Ref != "" })
+		all = append(all, docsAnswer{status, r.Description, contentOf(r.Content), own})
 	}
 	return all
 }

@@ -15,7 +15,7 @@ func TestDocs(t *testing.T) {
 	w := newWorld(t)
 	var document struct {
 		Paths      map[string]map[string]struct{ OperationID, Summary string }
-		Components struct{ Schemas map[string]any }
+		Components struct{ Schemas, Headers map[string]any }
 	}
 	w.send("", http.MethodGet, "/openapi.json", "").ok(&document)
 	r := w.send("", http.MethodGet, "/docs", "")
@@ -32,6 +32,11 @@ func TestDocs(t *testing.T) {
 			if !strings.Contains(page, `id="`+op.OperationID+`"`) || !strings.Contains(page, html.EscapeString(op.Summary)) || !strings.Contains(page, "<code>"+path+"</code>") {
 				t.Errorf("%s is not on the page", op.OperationID)
 			}
+		}
+	}
+	for name := range document.Components.Headers {
+		if !strings.Contains(page, "<code>"+name+"</code>") {
+			t.Errorf("%s is not on the page", name)
 		}
 	}
 	for name := range document.Components.Schemas {

@@ -44,3 +44,38 @@ func TestOpenAPIIsCommitted(t *testing.T) {
 		t.Errorf("%s is not what is served; make openapi brings it and the client's types up to date", committed)
 	}
 }
+
+// TestDocumentedHeaders: what the document says of every answer's headers is so.
+func TestDocumentedHeaders(t *testing.T) {
+	w := newWorld(t)
+	var document struct {
+		Paths map[string]map[string]struct {
+			Responses map[string]struct{ Headers map[string]any }
+		}
+		Components struct{ Headers map[string]any }
+	}
+	w.send("", http.MethodGet, "/openapi.json", "").ok(&document)
+	if len(document.Components.Headers) != 6 {
+		t.Errorf("%v", document.Components.Headers)
+	}
+	for path, operations := range document.Paths {
+		for method, op := range operations {
+			for status, r := range op.Responses {
+				for name := range document.Components.Headers {
+					late := name != "Retry-After" || status == "429" || status == "503"
+					if _, there := r.Headers[name]; there != late {
+						t.Errorf("%s %s, %s: %s there %t", method, path, status, name, there)
+					}
+				}
+			}
+		}
+	}
+	id := w.create(paid)
+	for _, r := range []reply{w.send(paid, "GET", "/sessions/"+id, ""), w.send(paid, "GET", "/sessions/none", ""), w.send("", "GET", "/sessions", ""), w.send(paid, "PUT", "/sessions", "")} {
+		for name := range document.Components.Headers {
+			if name != "Retry-After" && r.Header().Get(name) == "" {
+				t.Errorf("answer %d without %s", r.Code, name)
+			}
+		}
+	}
+}

@@ -111,6 +111,7 @@ func (s *Server) routes() (document, page []byte, err error) {
 	s.executionRoutes(api)
 	s.fileRoutes(api)
 	s.archiveRoutes(api)
+	documentHeaders(api.OpenAPI())
 	if document, err = api.OpenAPI().MarshalJSON(); err != nil {
 		return nil, nil, fmt.Errorf("encode OpenAPI document: %w", err)
 	}
