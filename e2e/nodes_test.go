@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/buntime/buntime/driver/tracing/tracingtest"
 	"github.com/buntime/buntime/e2e/client"
 	"github.com/buntime/buntime/e2e/stack"
 )
@@ -22,8 +23,9 @@ import (
 // cluster is a system with two nodes, two front-ends and a Swift of its own.
 type cluster struct {
 	*stack.Stack
-	ctx  context.Context
-	apis []*client.Client // one for each front-end
+	ctx    context.Context
+	apis   []*client.Client // one for each front-end
+	traces *tracingtest.Collector
 }
 
 // TestNodes goes through what one node and one front-end cannot show. What is
@@ -34,6 +36,7 @@ func TestNodes(t *testing.T) {
 	}
 	c := startCluster(t)
 	t.Run("any front-end serves any session", c.anyFrontend)
+	t.Run("a request is traced", c.traced)
 	t.Run("a front-end dies", c.frontendDies)
 	t.Run("a session wakes before its files are there", c.wakesBefore)
 	t.Run("requests with a key", c.repeats)
@@ -63,7 +66,9 @@ func startCluster(t *testing.T) *cluster {
 	t.Helper()
 	ctx, cancel := context.WithTimeoutCause(context.Background(), 8*time.Minute, errors.New("the tests of several nodes took over 8 minutes"))
 	t.Cleanup(cancel)
+	traces := tracingtest.Start(t)
 	s, err := stack.Start(ctx, stack.Options{
+		Env:     traces.Env(),
 		Clients: 2, Frontends: 2, Swift: true, Heartbeat: nodeHeartbeat,
 		IdleAfter: nodeIdle, SleepAfter: nodeSleep, CheckpointEvery: nodeCheckpoint,
 		Keys:     []stack.Key{{Key: stack.NewKey(), Account: "nodes", Plan: "enterprise", Limits: M{"requests": 1_000_000}}},
@@ -84,7 +89,7 @@ func startCluster(t *testing.T) *cluster {
 			t.Error(err)
 		}
 	})
-	c := &cluster{Stack: s, ctx: ctx}
+	c := &cluster{Stack: s, ctx: ctx, traces: traces}
 	for _, f := range s.Frontends {
 		c.apis = append(c.apis, client.New(f.URL, s.Keys[0].Key))
 	}
@@ -281,4 +286,37 @@ func unready(t *testing.T, reply *client.Reply) string {
 		t.Errorf("503 without Retry-After: %s", reply.Body)
 	}
 	return fmt.Sprintf("%d %s", reply.Status, reply.Body)
+}
+
+// traced: the trace of an execute goes from the front-end to the node, and has where its
+// time went.
+func (c *cluster) traced(t *testing.T) {
+	s := c.create(t)
+	reply := s.post("/execute", M{"code": "1"})
+	status(t, reply, http.StatusOK)
+	request := reply.Header.Get("X-Request-Id")
+	want := []string{"buntime-frontend POST /execute", "buntime-frontend node", "buntime-node POST /v1/execute", "buntime-node begin", "buntime-node run"}
+	eventually(t, c.ctx, "a trace", 20*time.Second, func() (bool, string) {
+		var trace string
+		spans := c.traces.Spans()
+		for _, span := range spans {
+			if span.Attributes["buntime.request"] == request {
+				trace = span.Trace
+			}
+		}
+		parents, names := map[string]string{}, map[string]string{}
+		for _, span := range spans {
+			if span.Trace == trace && trace != "" {
+				names[span.ID] = span.Service + " " + span.Name
+				parents[names[span.ID]] = span.Parent
+			}
+		}
+		for i, name := range want {
+			above := want[max(0, min(i, 3)-1)] // the last two are side by side
+			if parent, ok := parents[name]; !ok || i > 0 && names[parent] != above {
+				return false, fmt.Sprintf("of %s: %v, %v", name, names, parents)
+			}
+		}
+		return true, ""
+	})
 }

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/buntime/buntime/driver/door"
+	"github.com/buntime/buntime/driver/tracing"
 )
 
 // maxBody bounds a request's body: the front-end has checked it against the
@@ -61,6 +62,12 @@ func (i *instance) api(s *Session, token string) http.Handler {
 	mux := http.NewServeMux()
 	handle := func(pattern string, activity bool, h func(http.ResponseWriter, *http.Request) error) {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			ctx, span := tracing.Continue(r.Context(), r, pattern)
+			if span.IsRecording() {
+				span.SetAttributes(tracing.Session.String(s.ID))
+				defer span.End()
+				r = r.WithContext(ctx)
+			}
 			if err := i.admit(r.Context()); err != nil {
 				writeError(w, err)
 				return
@@ -158,7 +165,9 @@ func (s *Session) serveExecute(w http.ResponseWriter, r *http.Request) error {
 		return invalid("executionId", "executionId is missing")
 	}
 	begin := time.Now()
-	e, err := s.begin(r.Context(), req)
+	ctx, began := tracing.Span(r.Context(), "begin", tracing.Execution.String(req.ExecutionID))
+	e, err := s.begin(ctx, req)
+	began()
 	if err != nil {
 		if !unknown(err) {
 			w.Header().Set(doneHeader, doneNo)
@@ -168,7 +177,9 @@ func (s *Session) serveExecute(w http.ResponseWriter, r *http.Request) error {
 	if req.Stream {
 		return ignoreGone(s.streamOutput(r.Context(), w, e, 0, e.answered))
 	}
-	res, err := s.answer(r.Context(), e)
+	ctx, answered := tracing.Span(r.Context(), "run", tracing.Execution.String(req.ExecutionID))
+	res, err := s.answer(ctx, e)
+	answered()
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,7 @@ func (s *Stack) spawn(name string, env []string, path string, args ...string) (*
 	}
 	p.cmd = exec.Command(path, args...)
 	p.cmd.Env = append(os.Environ(), marker+"="+s.Dir, "TMPDIR="+tmp)
-	p.cmd.Env = append(p.cmd.Env, env...)
+	p.cmd.Env = append(append(p.cmd.Env, s.options.Env...), env...)
 	p.cmd.Dir = s.Dir
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

@@ -80,6 +80,8 @@ type Options struct {
 	Frontend map[string]any
 	// IdleAfter, SleepAfter and CheckpointEvery are the plugin's. Default: its own.
 	IdleAfter, SleepAfter, CheckpointEvery time.Duration
+	// Env is more of the environment of all parts, as NAME=value.
+	Env []string
 	// NomadLogLevel of the agents and the plugin. Default INFO.
 	NomadLogLevel string
 	// Progress is told of each part that is up, maybe of two at the same time.

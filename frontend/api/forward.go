@@ -13,6 +13,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
+	"github.com/buntime/buntime/driver/tracing"
 	"github.com/buntime/buntime/frontend"
 	"github.com/buntime/buntime/frontend/node"
 	"github.com/buntime/buntime/frontend/timing"
@@ -150,7 +151,8 @@ func (s *Server) send(ctx context.Context, c call) (*http.Response, error) {
 
 // once sends a request once.
 func (s *Server) once(ctx context.Context, sess *frontend.Session, r node.Request) (*http.Response, error) {
-	defer timing.Start(ctx, "node")()
+	ctx, stop := timing.Span(ctx, "node", tracing.Session.String(sess.ID))
+	defer stop()
 	attended, answered := s.Sessions.Attend(ctx, sess)
 	defer answered()
 	return s.Node.Do(attended, sess, r)

@@ -19,8 +19,10 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	"github.com/go-json-experiment/json"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/buntime/buntime/driver/door"
+	"github.com/buntime/buntime/driver/tracing"
 	"github.com/buntime/buntime/frontend"
 	"github.com/buntime/buntime/frontend/node"
 	"github.com/buntime/buntime/frontend/timing"
@@ -127,9 +129,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	out.Header().Set("X-Request-Id", id)
 	secure(out.Header())
 	log := s.Log.With("request", id, "method", r.Method, "path", r.URL.Path)
+	ctx, span := tracing.Root(r.Context(), r)
+	span.SetAttributes(tracing.Request.String(id))
+	defer func() { tracing.Answered(span, out.status) }()
 	defer recoverPanic(out, log)
 
-	ctx := timing.With(r.Context(), spans)
+	ctx = timing.With(ctx, spans)
 	ctx = context.WithValue(ctx, logContext{}, log)
 	r = r.WithContext(ctx)
 	if err := s.serve(out, r); err != nil {
@@ -156,9 +161,14 @@ func (s *Server) serve(w *writer, r *http.Request) error {
 		s.public.ServeHTTP(w, r)
 		return nil
 	}
-	if _, pattern := s.private.Handler(r); pattern == "" {
+	_, pattern := s.private.Handler(r)
+	if pattern == "" {
 		return s.unrouted(w, r)
 	}
+	_, route, _ := strings.Cut(pattern, " ")
+	span := trace.SpanFromContext(r.Context())
+	tracing.Route(span, r.Method, route)
+	span.SetAttributes(tracing.Account.String(key.Account))
 	if !known {
 		at = s.limits.take(address(r), 1, s.strangers, w.begin)
 		at.write(w.Header())

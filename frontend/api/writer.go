@@ -17,6 +17,8 @@ type writer struct {
 	spans *timing.Recorder
 	begin time.Time
 	wrote bool
+	// status is that of the answer, once its head is written.
+	status int
 }
 
 // Unwrap is for http.ResponseController.
@@ -26,7 +28,7 @@ func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // own time stands after ours.
 func (w *writer) WriteHeader(status int) {
 	if !w.wrote {
-		w.wrote = true
+		w.wrote, w.status = true, status
 		ours := fmt.Sprintf("%s, total;dur=%.3f", w.spans, float64(time.Since(w.begin))/float64(time.Millisecond))
 		if node := w.Header().Get("Server-Timing"); node != "" {
 			ours += ", " + node

@@ -18,6 +18,7 @@ import (
 
 	"github.com/buntime/buntime/driver/claim"
 	"github.com/buntime/buntime/driver/door"
+	"github.com/buntime/buntime/driver/tracing"
 	"github.com/buntime/buntime/frontend"
 )
 
@@ -128,6 +129,7 @@ func (c *Client) Do(ctx context.Context, s *frontend.Session, r Request) (*http.
 	}
 	req.Host = door.NodeHost
 	req.Header.Set("Authorization", "Bearer "+claim.Token(c.secret, s.ID, s.Claim.Epoch))
+	tracing.Send(ctx, req.Header)
 	if r.Body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}

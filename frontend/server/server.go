@@ -14,6 +14,7 @@ import (
 	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/driver/snapshot"
 	"github.com/buntime/buntime/driver/snapshot/backend"
+	"github.com/buntime/buntime/driver/tracing"
 	"github.com/buntime/buntime/frontend"
 	"github.com/buntime/buntime/frontend/api"
 	"github.com/buntime/buntime/frontend/consul"
@@ -104,8 +105,22 @@ func Run(ctx context.Context, c Config, log *slog.Logger) error {
 	return Serve(ctx, c, l, log)
 }
 
+// traceTimeout bounds the sending of the last traces.
+const traceTimeout = 3 * time.Second
+
 // Serve is Run on a listener, which it closes.
 func Serve(ctx context.Context, c Config, l net.Listener, log *slog.Logger) error {
+	untrace, err := tracing.Start(ctx, "buntime-frontend", func(err error) { log.Warn("traces cannot be sent", "err", err) })
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), traceTimeout, fmt.Errorf("not done in %v", traceTimeout))
+		defer cancel()
+		if err := untrace(ctx); err != nil {
+			log.Warn("the last traces were not sent", "err", err)
+		}
+	}()
 	p, err := assemble(c, log)
 	if err != nil {
 		return errors.Join(err, l.Close())

@@ -1,7 +1,8 @@
 // Copyright (c) The Buntime Authors
 // SPDX-License-Identifier: MPL-2.0
 
-// Package timing notes where the time of a request went.
+// Package timing notes where the time of a request went: for its client, in the answer,
+// and for the operator, in a trace.
 package timing
 
 import (
@@ -10,6 +11,10 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+
+	"github.com/buntime/buntime/driver/tracing"
 )
 
 // Recorder sums up the spans of one request. The zero value is ready.
@@ -31,14 +36,25 @@ func With(ctx context.Context, r *Recorder) context.Context {
 }
 
 // Start begins a span and returns what ends it. Without a Recorder in the
-// context nothing is noted.
+// context nothing is noted but in a trace.
 func Start(ctx context.Context, name string) func() {
+	_, stop := Span(ctx, name)
+	return stop
+}
+
+// Span is Start for what has parts of its own, or goes on elsewhere. Attributes are the
+// trace's.
+func Span(ctx context.Context, name string, attributes ...attribute.KeyValue) (context.Context, func()) {
+	ctx, traced := tracing.Span(ctx, name, attributes...)
 	r, ok := ctx.Value(key{}).(*Recorder)
 	if !ok {
-		return func() {}
+		return ctx, traced
 	}
 	begin := time.Now()
-	return func() { r.Add(name, time.Since(begin)) }
+	return ctx, func() {
+		r.Add(name, time.Since(begin))
+		traced()
+	}
 }
 
 // Add adds to a span.
