@@ -102,6 +102,9 @@ type Key struct {
 	Account string
 	Plan    string // its name
 	Allowed Plan
+	// Operator says that it is of who runs the front-ends: it can see how they do.
+	// Of other accounts' sessions it sees no more than others.
+	Operator bool
 }
 
 // LimitsRequest is what a client asks for; nil leaves the default.

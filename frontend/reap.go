@@ -50,6 +50,7 @@ func (s *Service) reapOften(ctx context.Context) {
 // halfway: expired sessions, sessions that never started, sessions whose job
 // is lost, whatever is of no session, and receipts whose time is over.
 func (s *Service) Reap(ctx context.Context) error {
+	begin := s.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, reapTimeout, fmt.Errorf("reap not done in %v", reapTimeout))
 	defer cancel()
 	// In this order: what a session has comes after its record, so that what is
@@ -84,8 +85,10 @@ func (s *Service) Reap(ctx context.Context) error {
 	known := make(map[string]*Session, len(records))
 	var work errgroup.Group
 	work.SetLimit(reapers)
+	kinds := map[Kind]int{}
 	for _, sess := range records {
 		known[sess.ID] = sess
+		kinds[Kind{sess.State, sess.Plan}]++
 		if why := s.overdue(sess, alive(life{sess.ID, sess.Epoch})); why != "" {
 			work.Go(func() error { return s.reap(ctx, sess, why) })
 		}
@@ -120,7 +123,9 @@ func (s *Service) Reap(ctx context.Context) error {
 		}
 	}
 	work.Go(func() error { return s.Store.SweepReceipts(ctx, s.Now()) })
-	return work.Wait()
+	err = work.Wait()
+	s.census.put(Census{At: begin, Took: s.Now().Sub(begin), Sessions: kinds})
+	return err
 }
 
 // stored lists the sessions that the object store has something of. An object

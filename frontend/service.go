@@ -53,6 +53,7 @@ type Service struct {
 	counts   counts
 	batch    batch
 	cache    cache
+	census   census
 	missing  missing
 	flights  singleflight.Group
 	// Writes that no answer waits for.

@@ -28,6 +28,7 @@ const (
 	free   = "btk_free_0123456789"
 	few    = "btk_few_0123456789"   // requests a minute
 	plain  = "btk_plain_0123456789" // the free plan as it is
+	op     = "btk_op_0123456789"    // an operator's
 	secret = "a secret of the cluster"
 )
 
@@ -120,6 +121,7 @@ func newWorld(t testing.TB) *world {
 		{Hash: keys.Hash(other), Account: "other", Plan: "paid", Limits: frontend.Plan{Requests: 1 << 30}},
 		{Hash: keys.Hash(free), Account: "free", Plan: "free", Limits: frontend.Plan{Requests: 1 << 30}},
 		{Hash: keys.Hash(plain), Account: "plain", Plan: "free"},
+		{Hash: keys.Hash(op), Account: "op", Plan: "free", Operator: true},
 		{Hash: keys.Hash(few), Account: "few", Plan: "free", Limits: frontend.Plan{Requests: 3}},
 	})
 	if err != nil {

@@ -74,6 +74,9 @@ func told(ctx context.Context, err error) error {
 		return f // was told already, where more was known of it
 	}
 	e := explain(ctx, err)
+	if w, ok := ctx.Value(writerContext{}).(*writer); ok {
+		w.code = string(e.Code)
+	}
 	switch {
 	case errors.Is(context.Cause(ctx), context.Canceled):
 		logger(ctx).Debug("client went away", "err", err)

@@ -75,3 +75,12 @@ func ignoreEOF(err error) error {
 	}
 	return err
 }
+
+// serveMetrics answers who runs the front-ends.
+func (s *Server) serveMetrics(w http.ResponseWriter, r *http.Request) {
+	if !caller(r.Context()).Operator {
+		fail(w, frontend.Errorf(frontend.CodeForbidden, "metrics are for operators' keys: buntime-frontend keys create -operator"))
+		return
+	}
+	s.Metrics.Handler().ServeHTTP(w, r)
+}

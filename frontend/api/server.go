@@ -24,6 +24,7 @@ import (
 	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/driver/tracing"
 	"github.com/buntime/buntime/frontend"
+	"github.com/buntime/buntime/frontend/metrics"
 	"github.com/buntime/buntime/frontend/node"
 	"github.com/buntime/buntime/frontend/timing"
 )
@@ -45,6 +46,8 @@ type Config struct {
 	// own) make preview URLs.
 	PreviewScheme, PreviewDomain string
 	Log                          *slog.Logger
+	// Metrics count the requests. Default: new ones.
+	Metrics *metrics.Metrics
 }
 
 // Server is the API as an http.Handler.
@@ -71,6 +74,9 @@ func New(c Config) (*Server, error) {
 	free, err := frontend.FindPlan("free")
 	if err != nil {
 		return nil, err
+	}
+	if c.Metrics == nil {
+		c.Metrics = metrics.New()
 	}
 	s := &Server{Config: c, NodeWait: 5 * time.Second, ReadyFor: 500 * time.Millisecond, private: http.NewServeMux(), strangers: free.Requests}
 	document, page, err := s.routes()
@@ -114,6 +120,7 @@ func (s *Server) routes() (document, page []byte, err error) {
 	s.fileRoutes(api)
 	s.archiveRoutes(api)
 	documentHeaders(api.OpenAPI())
+	s.private.HandleFunc("GET /metrics", s.serveMetrics)
 	if document, err = api.OpenAPI().MarshalJSON(); err != nil {
 		return nil, nil, fmt.Errorf("encode OpenAPI document: %w", err)
 	}
@@ -131,15 +138,31 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	log := s.Log.With("request", id, "method", r.Method, "path", r.URL.Path)
 	ctx, span := tracing.Root(r.Context(), r)
 	span.SetAttributes(tracing.Request.String(id))
-	defer func() { tracing.Answered(span, out.status) }()
+	defer func() {
+		tracing.Answered(span, out.status)
+		s.count(out)
+	}()
 	defer recoverPanic(out, log)
 
 	ctx = timing.With(ctx, spans)
 	ctx = context.WithValue(ctx, logContext{}, log)
+	ctx = context.WithValue(ctx, writerContext{}, out)
 	r = r.WithContext(ctx)
 	if err := s.serve(out, r); err != nil {
 		fail(out, err)
 	}
+}
+
+// count counts a request that is over.
+func (s *Server) count(w *writer) {
+	if w.route == "" {
+		w.route = "none" // whatever its path was
+	}
+	if w.code == "" && w.status >= http.StatusBadRequest { // what huma itself finds wrong
+		w.code = string(frontend.CodeInvalidRequest)
+	}
+	s.Metrics.Request(w.route, w.status, w.code, time.Since(w.begin))
+	w.spans.Each(func(name string, took time.Duration) { s.Metrics.Stage(w.route, name, took) })
 }
 
 // serve answers a request, or says why it does not.
@@ -167,6 +190,7 @@ func (s *Server) serve(w *writer, r *http.Request) error {
 	}
 	_, route, _ := strings.Cut(pattern, " ")
 	span := trace.SpanFromContext(r.Context())
+	w.route = pattern
 	tracing.Route(span, r.Method, route)
 	span.SetAttributes(tracing.Account.String(key.Account))
 	if !known {
@@ -265,6 +289,9 @@ func fail(w http.ResponseWriter, err error) {
 	if !ok {
 		e = internal()
 	}
+	if out, ok := w.(*writer); ok {
+		out.code = string(e.Code)
+	}
 	f := &Failure{Err: e}
 	maps.Copy(w.Header(), f.GetHeaders())
 	w.Header().Set("Content-Type", "application/json")
@@ -273,7 +300,10 @@ func fail(w http.ResponseWriter, err error) {
 	_ = json.MarshalWrite(w, f)
 }
 
-type logContext struct{}
+type (
+	logContext    struct{}
+	writerContext struct{}
+)
 
 // logger is that of the request that a context belongs to.
 func logger(ctx context.Context) *slog.Logger {

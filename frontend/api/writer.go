@@ -19,6 +19,8 @@ type writer struct {
 	wrote bool
 	// status is that of the answer, once its head is written.
 	status int
+	// route is the pattern that took the request, and code that of an error.
+	route, code string
 }
 
 // Unwrap is for http.ResponseController.

@@ -19,7 +19,7 @@ import (
 )
 
 // Usage says what Command takes.
-const Usage = `  keys create -account NAME [-plan free|paid|enterprise] [-limit NAME=VALUE]... [-label TEXT] [-expires DURATION]
+const Usage = `  keys create -account NAME [-plan free|paid|enterprise] [-limit NAME=VALUE]... [-label TEXT] [-expires DURATION] [-operator]
   keys list [-account NAME] [-json]
   keys change [-plan NAME] [-limit NAME=VALUE]... ID
   keys rotate [-grace DURATION] ID
@@ -67,6 +67,7 @@ func (c *command) create(ctx context.Context, args []string) error {
 	c.flags.StringVar(&r.Label, "label", "", "")
 	expires := c.flags.Duration("expires", 0, "")
 	c.flags.Var((*limits)(&r.Limits), "limit", "")
+	c.flags.BoolVar(&r.Operator, "operator", false, "")
 	if err := c.parse(args, 0); err != nil {
 		return err
 	}
@@ -99,13 +100,13 @@ func (c *command) list(ctx context.Context, args []string) error {
 		return e.Encode(append([]Record{}, all...))
 	}
 	w := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ACCOUNT\tID\tPLAN\tCREATED\tEXPIRES\tLIMITS\tLABEL")
+	fmt.Fprintln(w, "ACCOUNT\tID\tPLAN\tOPERATOR\tCREATED\tEXPIRES\tLIMITS\tLABEL")
 	for _, r := range all {
 		expires := "never"
 		if !r.Expires.IsZero() {
 			expires = r.Expires.Format(time.RFC3339)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%q\n", r.Account, r.ID, r.Plan, r.Created.Format(time.RFC3339), expires, (*limits)(&r.Limits), r.Label)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%t\t%s\t%s\t%s\t%q\n", r.Account, r.ID, r.Plan, r.Operator, r.Created.Format(time.RFC3339), expires, (*limits)(&r.Limits), r.Label)
 	}
 	return w.Flush()
 }

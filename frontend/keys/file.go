@@ -23,6 +23,8 @@ type Config struct {
 	Plan string `json:"plan"`
 	// Limits raise or lower single values of the plan.
 	Limits frontend.Plan `json:"limits"`
+	// Operator makes it a key of who runs the front-ends.
+	Operator bool `json:"operator"`
 }
 
 // NewFile checks and takes over the configured keys. No error has a key in it.
@@ -47,7 +49,7 @@ func NewFile(list []Config) (File, error) {
 		if _, ok := f[sum]; ok {
 			return nil, fmt.Errorf("keys[%d].hash is there twice", i)
 		}
-		f[sum] = frontend.Key{Account: k.Account, Plan: k.Plan, Allowed: plan.With(k.Limits)}
+		f[sum] = frontend.Key{Account: k.Account, Plan: k.Plan, Allowed: plan.With(k.Limits), Operator: k.Operator}
 	}
 	return f, nil
 }

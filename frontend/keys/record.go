@@ -22,6 +22,8 @@ type Record struct {
 	Plan string `json:"plan"`
 	// Limits raise or lower single values of the plan.
 	Limits frontend.Plan `json:"limits,omitzero"`
+	// Operator makes it a key of who runs the front-ends.
+	Operator bool `json:"operator,omitempty"`
 	// Label says what the key is for, if anybody has.
 	Label   string    `json:"label,omitempty"`
 	Created time.Time `json:"created"`
@@ -51,7 +53,7 @@ func (r Record) Allowed() (frontend.Key, error) {
 	if err != nil {
 		return frontend.Key{}, err
 	}
-	return frontend.Key{Account: r.Account, Plan: r.Plan, Allowed: plan.With(r.Limits)}, nil
+	return frontend.Key{Account: r.Account, Plan: r.Plan, Allowed: plan.With(r.Limits), Operator: r.Operator}, nil
 }
 
 // check says what is wrong with a record that is to be stored.

@@ -74,6 +74,7 @@ func assemble(c Config, log *slog.Logger) (*parts, error) {
 	handler, err := api.New(api.Config{
 		Sessions: p.sessions, Node: p.nodes, Keys: p.keys,
 		BaseURL: c.BaseURL, PreviewScheme: c.PreviewScheme, PreviewDomain: c.PreviewDomain, Log: log,
+		Metrics: counted(p.sessions),
 	})
 	if err != nil {
 		return nil, err

@@ -70,6 +70,15 @@ func (r *Recorder) Add(name string, took time.Duration) {
 	r.spans = append(r.spans, span{name, took})
 }
 
+// Each calls f with each span.
+func (r *Recorder) Each(f func(name string, took time.Duration)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.spans {
+		f(s.name, s.took)
+	}
+}
+
 // String is the spans in the form of a Server-Timing header, in milliseconds.
 func (r *Recorder) String() string {
 	r.mu.Lock()
