@@ -6,7 +6,9 @@ package frontend
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -77,6 +79,9 @@ var statuses = map[Code]int{
 	CodeMemoryLimitExceeded: http.StatusInsufficientStorage,
 	CodeDiskFull:            http.StatusInsufficientStorage,
 }
+
+// Codes are all that there are.
+func Codes() []Code { return slices.Sorted(maps.Keys(statuses)) }
 
 // Status is the HTTP status that goes with a code.
 func (c Code) Status() int {

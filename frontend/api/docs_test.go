@@ -6,8 +6,12 @@ package api_test
 import (
 	"html"
 	"net/http"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/buntime/buntime/frontend"
 )
 
 // TestDocs: the page has every operation, and every object that one names.
@@ -42,6 +46,28 @@ func TestDocs(t *testing.T) {
 	for name := range document.Components.Schemas {
 		if !strings.Contains(page, `id="schema-`+name+`"`) {
 			t.Errorf("%s is not on the page", name)
+		}
+	}
+}
+
+// TestAnswers: docs/answers.md says of every error code what helps.
+func TestAnswers(t *testing.T) {
+	text, err := os.ReadFile("../../docs/answers.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(text), "## By code")
+	table, _, _ = strings.Cut(table, "\n## ")
+	for _, code := range frontend.Codes() {
+		row := ""
+		for line := range strings.Lines(table) {
+			if strings.Contains(line, "`"+string(code)+"`") {
+				row = line
+				break
+			}
+		}
+		if !strings.Contains(row, strconv.Itoa(code.Status())) {
+			t.Errorf("docs/answers.md does not explain %d %s: %q", code.Status(), code, row)
 		}
 	}
 }
