@@ -14,7 +14,7 @@ type Census struct {
 	At time.Time
 	// Took is how long the round of the reaper took.
 	Took time.Duration
-	// Sessions are by state and plan.
+	// Sessions are by state and plan, as of the last pass over all; nil before.
 	Sessions map[Kind]int
 }
 

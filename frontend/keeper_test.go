@@ -154,7 +154,7 @@ func TestSlotsWithoutOwner(t *testing.T) {
 		if err != nil || len(jobs) != 3 {
 			t.Errorf("jobs %v, %v", jobs, err)
 		}
-		if claims, err := w.store.Traces(t.Context()); err != nil || len(claims) != 3 {
+		if claims, err := w.store.Traces(t.Context(), ""); err != nil || len(claims) != 3 {
 			t.Errorf("claims %v, %v", claims, err)
 		}
 	})
@@ -207,7 +207,7 @@ func TestSlotsGiveWay(t *testing.T) {
 			if ready, _ := w.slots(t); len(ready) != 0 {
 				t.Errorf("%d slots are there still", len(ready))
 			}
-			records, err := w.store.All(context.Background())
+			records, err := w.store.All(context.Background(), "")
 			if err != nil || len(records) != 1 {
 				t.Errorf("%d records, %v", len(records), err)
 				return

@@ -222,7 +222,7 @@ func TestNodeOfSlotIsGone(t *testing.T) {
 							left++
 						}
 					}
-					if records, err := w.store.All(t.Context()); err != nil || len(records) != 1 || records[0].ID != s.ID || left != 2 {
+					if records, err := w.store.All(t.Context(), ""); err != nil || len(records) != 1 || records[0].ID != s.ID || left != 2 {
 						t.Errorf("%d records, %v, and %d of 3 slots", len(records), err, left)
 					}
 				})
@@ -276,7 +276,7 @@ func TestLastSessionFromSlots(t *testing.T) {
 		}
 		all.Wait()
 		time.Sleep(2 * time.Minute)
-		records, err := w.store.All(t.Context())
+		records, err := w.store.All(t.Context(), "")
 		jobs, jerr := w.scheduler.Jobs(t.Context())
 		ready, _ := w.slots(t)
 		if made != 2 || err != nil || len(records) != 2 || jerr != nil || len(jobs) != 2+len(ready) {

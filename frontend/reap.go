@@ -7,6 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -48,93 +51,182 @@ func (s *Service) reapOften(ctx context.Context) {
 
 // Reap ends what has no owner any more and completes what a crash left
 // halfway: expired sessions, sessions that never started, sessions whose job
-// is lost, whatever is of no session, and receipts whose time is over.
+// is lost, whatever is of no session, and receipts whose time is over. With many
+// sessions one call looks at some of them, the next call at the next.
 func (s *Service) Reap(ctx context.Context) error {
 	begin := s.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, reapTimeout, fmt.Errorf("reap not done in %v", reapTimeout))
 	defer cancel()
-	// In this order: what a session has comes after its record, so that what is
-	// without a record here has lost it.
-	jobs, err := s.Scheduler.Jobs(ctx)
+	s.reaping.Lock() // a leader that was deposed may be at it still
+	defer s.reaping.Unlock()
+	r := &round{Service: s, jobs: map[life]Job{}, known: map[string]*Session{}}
+	r.work.SetLimit(reapers)
+	err := r.run(ctx)
+	werr := r.work.Wait()
+	if err == nil {
+		s.census.put(Census{At: begin, Took: s.Now().Sub(begin), Sessions: s.pass.counted})
+	}
+	return errors.Join(err, werr)
+}
+
+// round is one of the reaper.
+type round struct {
+	*Service
+	jobs  map[life]Job
+	slots bool                // they have been looked at
+	known map[string]*Session // that were read so far
+	work  errgroup.Group
+}
+
+func (r *round) run(ctx context.Context) error {
+	// First of all, as job, claim and object come after the record: what is without a
+	// record then has lost it.
+	jobs, err := r.Scheduler.Jobs(ctx)
 	if err != nil {
 		return fmt.Errorf("list jobs: %w", err)
 	}
-	traces, err := s.Store.Traces(ctx)
+	for _, j := range jobs {
+		r.jobs[life{j.Session, j.Epoch}] = j
+	}
+	if !r.pass.sized {
+		sample, err := r.Store.All(ctx, r.pass.beginning())
+		if err != nil {
+			return fmt.Errorf("list some records: %w", err)
+		}
+		r.pass.size(len(sample))
+	}
+	for more := true; more && len(r.known) < r.pass.most; {
+		before := len(r.known)
+		if err := r.part(ctx, r.pass.beginning()); err != nil {
+			return err
+		}
+		more = r.pass.next(len(r.known) - before)
+	}
+	if err := r.outOfTurn(ctx); err != nil {
+		return err
+	}
+	r.work.Go(func() error { return r.Store.SweepReceipts(ctx, r.Now()) })
+	return nil
+}
+
+// part looks at the sessions, and at what may be of none, whose ids begin like that.
+func (r *round) part(ctx context.Context, beginning string) error {
+	// In this order, for the same reason.
+	traces, err := r.Store.Traces(ctx, beginning)
 	if err != nil {
 		return fmt.Errorf("list claims, notes and keys: %w", err)
 	}
 	// A slot becomes a record, and never the other way.
-	slots, _, err := s.Store.Slots(ctx, 0)
+	slots, _, err := r.Store.Slots(ctx, 0)
 	if err != nil {
 		return fmt.Errorf("list slots: %w", err)
 	}
-	stored, err := s.stored(ctx)
+	stored, err := r.stored(ctx, beginning)
 	if err != nil {
 		return fmt.Errorf("list stored sessions: %w", err)
 	}
-	records, err := s.Store.All(ctx)
+	records, err := r.Store.All(ctx, beginning)
 	if err != nil {
 		return fmt.Errorf("list records: %w", err)
 	}
 
-	jobOf := make(map[life]Job, len(jobs))
-	for _, j := range jobs {
-		jobOf[life{j.Session, j.Epoch}] = j
-	}
-	alive := func(l life) bool { j, ok := jobOf[l]; return ok && !j.Dead }
-	known := make(map[string]*Session, len(records))
-	var work errgroup.Group
-	work.SetLimit(reapers)
-	kinds := map[Kind]int{}
 	for _, sess := range records {
-		known[sess.ID] = sess
-		kinds[Kind{sess.State, sess.Plan}]++
-		if why := s.overdue(sess, alive(life{sess.ID, sess.Epoch})); why != "" {
-			work.Go(func() error { return s.reap(ctx, sess, why) })
-		}
+		r.pass.count(sess)
+		r.look(ctx, sess)
 	}
 	lost := map[string]bool{}
-	for _, j := range jobs {
-		switch sess := known[j.Session]; {
-		case sess == nil:
+	for _, j := range r.jobs {
+		if !strings.HasPrefix(j.Session, beginning) {
+			continue
+		}
+		if sess := r.known[j.Session]; sess == nil {
 			lost[j.Session] = true
-		case sess.over(j.Epoch):
-			work.Go(func() error { return s.Scheduler.Stop(ctx, j.Session, j.Epoch) })
+		} else {
+			r.stopOver(ctx, sess, j)
 		}
 	}
-	for _, id := range traces {
-		lost[id] = known[id] == nil
-	}
-	for _, id := range stored {
-		lost[id] = known[id] == nil
+	for _, id := range append(traces, stored...) {
+		lost[id] = r.known[id] == nil
 	}
 	for _, slot := range slots {
 		lost[slot.ID] = false
-		if why := s.slotOver(slot, jobOf); why != "" {
-			work.Go(func() error { return s.endSlot(ctx, slot, why) })
+		if why := r.slotOver(slot, r.jobs); why != "" && !r.slots {
+			r.work.Go(func() error { return r.endSlot(ctx, slot, why) })
 		}
 	}
+	r.slots = true
 	for id, is := range lost {
 		if is {
-			work.Go(func() error {
-				s.Log.Info("end what has no record", "session", id)
-				return s.release(ctx, id)
+			r.work.Go(func() error {
+				r.Log.Info("end what has no record", "session", id)
+				return r.release(ctx, id)
 			})
 		}
 	}
-	work.Go(func() error { return s.Store.SweepReceipts(ctx, s.Now()) })
-	err = work.Wait()
-	s.census.put(Census{At: begin, Took: s.Now().Sub(begin), Sessions: kinds})
-	return err
+	return nil
 }
 
-// stored lists the sessions that the object store has something of. An object
-// comes after its record, as jobs and claims do.
-func (s *Service) stored(ctx context.Context) (ids []string, err error) {
+// look ends a session if that is due.
+func (r *round) look(ctx context.Context, sess *Session) {
+	r.known[sess.ID] = sess
+	j, ok := r.jobs[life{sess.ID, sess.Epoch}]
+	if why := r.overdue(sess, ok && !j.Dead); why != "" {
+		r.work.Go(func() error { return r.reap(ctx, sess, why) })
+		return
+	}
+	if r.pass.depth > 0 && sess.Expires.Before(r.Now().Add(soonWindow)) {
+		r.pass.soon[sess.ID] = sess.Expires
+	}
+}
+
+// stopOver stops a job whose epoch is over.
+func (r *round) stopOver(ctx context.Context, sess *Session, j Job) {
+	if sess.over(j.Epoch) {
+		r.work.Go(func() error { return r.Scheduler.Stop(ctx, j.Session, j.Epoch) })
+	}
+}
+
+// outOfTurn looks at sessions of other parts that need it: whose time is over, as far
+// as is known, and whose job is dead.
+func (r *round) outOfTurn(ctx context.Context) error {
+	now := r.Now()
+	dead := map[string][]Job{}
+	for _, j := range r.jobs {
+		if j.Dead && r.known[j.Session] == nil {
+			dead[j.Session] = append(dead[j.Session], j)
+		}
+	}
+	ids := slices.Collect(maps.Keys(dead))
+	for id, at := range r.pass.soon {
+		if now.Before(at) {
+			continue
+		}
+		delete(r.pass.soon, id) // what is not ended now is found by the next pass
+		if r.known[id] == nil && dead[id] == nil {
+			ids = append(ids, id)
+		}
+	}
+	ids = ids[:min(len(ids), r.pass.most)]
+	records, err := r.Store.GetMany(ctx, ids)
+	if err != nil {
+		return fmt.Errorf("read records: %w", err)
+	}
+	for _, sess := range records {
+		r.look(ctx, sess)
+		for _, j := range dead[sess.ID] {
+			r.stopOver(ctx, sess, j)
+		}
+	}
+	return nil
+}
+
+// stored lists the sessions whose ids begin like that and that the object store has
+// something of. An object comes after its record, as jobs and claims do.
+func (s *Service) stored(ctx context.Context, beginning string) (ids []string, err error) {
 	if s.Objects == nil {
 		return nil, nil
 	}
-	for id, err := range s.Objects.Sessions(ctx) {
+	for id, err := range s.Objects.Sessions(ctx, beginning) {
 		if err != nil {
 			return nil, err
 		}

@@ -56,6 +56,8 @@ type Service struct {
 	census   census
 	missing  missing
 	flights  singleflight.Group
+	reaping  sync.Mutex // which pass is of
+	pass     *pass
 	// Writes that no answer waits for.
 	background sync.WaitGroup
 }
@@ -69,6 +71,7 @@ func NewService(store Store, scheduler Scheduler, node Node, log *slog.Logger) *
 		Now:          time.Now,
 		pool:         newPool(),
 		arrivals:     newArrivals(),
+		pass:         newPass(),
 	}
 	s.line = newLine(DefaultStarts, func(shape Shape) *Slot {
 		return s.pool.pick(shape, s.Scheduler.JobVersion(), s.Now())
@@ -78,6 +81,10 @@ func NewService(store Store, scheduler Scheduler, node Node, log *slog.Logger) *
 
 // DefaultStarts is how many jobs of new sessions a front-end starts at a time.
 const DefaultStarts = 16
+
+// SetReapMost changes how many sessions a round of the reaper reads, about. It is to
+// be called before the first.
+func (s *Service) SetReapMost(n int) { s.pass.most = n }
 
 // SetStarts changes that. It is to be called before any create.
 func (s *Service) SetStarts(n int) { s.line.free = n }

@@ -124,11 +124,11 @@ func wantCode(t *testing.T, what string, err error, code frontend.Code) {
 // empty fails the test unless nothing of any session is left.
 func (w *world) empty(t *testing.T) {
 	t.Helper()
-	records, err := w.store.All(t.Context())
+	records, err := w.store.All(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	claims, err := w.store.Traces(t.Context())
+	claims, err := w.store.Traces(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -631,10 +632,10 @@ func (o *objects) Remove(_ context.Context, id string) error {
 	return nil
 }
 
-func (o *objects) Sessions(context.Context) iter.Seq2[string, error] {
+func (o *objects) Sessions(_ context.Context, beginning string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		for _, id := range o.ids {
-			if !yield(id, nil) {
+			if strings.HasPrefix(id, beginning) && !yield(id, nil) {
 				return
 			}
 		}

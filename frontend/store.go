@@ -30,8 +30,8 @@ type Store interface {
 	Account(ctx context.Context, account string) ([]Entry, error)
 	// GetMany reads the records of ids in their order, leaving out the missing.
 	GetMany(ctx context.Context, ids []string) ([]*Session, error)
-	// All reads every record.
-	All(ctx context.Context) ([]*Session, error)
+	// All reads every record whose id begins like that.
+	All(ctx context.Context, beginning string) ([]*Session, error)
 
 	// Claim reads the claim for an epoch of a session. ErrNotFound if there is none.
 	Claim(ctx context.Context, id string, epoch uint64) (claim.Claim, error)
@@ -39,9 +39,9 @@ type Store interface {
 	// is one. since, if not 0, is a Version of the record before which there
 	// was surely none: it saves looking first.
 	WaitClaim(ctx context.Context, id string, epoch, since uint64) (claim.Claim, error)
-	// Traces lists, each once, the ids of the sessions of which nodes have written
-	// anything: claims, notes of snapshots, the key to them.
-	Traces(ctx context.Context) ([]string, error)
+	// Traces lists, each once, the ids that begin like that of the sessions of which
+	// nodes have written anything: claims, notes of snapshots, the key to them.
+	Traces(ctx context.Context, beginning string) ([]string, error)
 	// Prune removes what the epochs of a session before one have left of claims and
 	// of notes, but for the note of the last snapshot among these and what came
 	// after it: that snapshot may be all there is.
@@ -112,8 +112,9 @@ type Scheduler interface {
 type Objects interface {
 	// Remove removes all that there is of a session.
 	Remove(ctx context.Context, id string) error
-	// Sessions yields the ids of the sessions that it has something of.
-	Sessions(ctx context.Context) iter.Seq2[string, error]
+	// Sessions yields the ids that begin like that of the sessions that it has
+	// something of.
+	Sessions(ctx context.Context, beginning string) iter.Seq2[string, error]
 }
 
 // Job is the job of a session's epoch.

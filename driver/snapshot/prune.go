@@ -127,8 +127,9 @@ func (r *Repository) Remove(ctx context.Context, session string) error {
 	return nil
 }
 
-// Sessions yields the sessions that the store has anything of, for those to be
-// removed whose record is gone. It ends with the first error.
-func (r *Repository) Sessions(ctx context.Context) iter.Seq2[string, error] {
-	return r.store.Folders(ctx)
+// Sessions yields the sessions whose ids begin like that and that the store has
+// anything of, for those to be removed whose record is gone. It ends with the first
+// error.
+func (r *Repository) Sessions(ctx context.Context, beginning string) iter.Seq2[string, error] {
+	return r.store.Folders(ctx, beginning)
 }

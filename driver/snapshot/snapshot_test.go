@@ -632,7 +632,7 @@ func TestEnds(t *testing.T) {
 	ends("shortened by another", p, later)
 
 	var there []string
-	for id, err := range r.Sessions(t.Context()) {
+	for id, err := range r.Sessions(t.Context(), "") {
 		must(t, err)
 		there = append(there, id)
 	}

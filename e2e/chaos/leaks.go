@@ -130,7 +130,7 @@ func (r *run) objects(ctx context.Context) (left []string, err error) {
 		return nil, err
 	}
 	defer store.Close()
-	for folder, err := range store.Folders(ctx) {
+	for folder, err := range store.Folders(ctx, "") {
 		if err != nil {
 			return left, err
 		}

@@ -213,7 +213,7 @@ func TestFrontEndDies(t *testing.T) {
 		if !strings.Contains(again.Body.String(), made.SessionID) {
 			t.Errorf("got %s, want %s", again.Body, made.SessionID)
 		}
-		all, err := w.store.All(t.Context())
+		all, err := w.store.All(t.Context(), "")
 		if err != nil || len(all) != 2 {
 			t.Errorf("%d sessions, want the one of the test and one: %v", len(all), err)
 		}

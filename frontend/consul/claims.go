@@ -57,7 +57,7 @@ func (s *Store) WaitClaim(ctx context.Context, id string, epoch, since uint64) (
 
 // Traces implements frontend.Store. What a node was at when its session was deleted
 // may come after that, and with it any of the three.
-func (s *Store) Traces(ctx context.Context) ([]string, error) {
+func (s *Store) Traces(ctx context.Context, beginning string) ([]string, error) {
 	seen := map[string]bool{}
 	for _, folder := range []string{
 		strings.TrimSuffix(claim.Folder(s.prefix, ""), "/"),
@@ -65,9 +65,9 @@ func (s *Store) Traces(ctx context.Context) ([]string, error) {
 		claim.DataKey(s.prefix, ""),
 	} {
 		// With a separator Consul answers with what is directly in the folder.
-		keys, _, err := s.client.KV().Keys(folder, "/", latest(ctx))
+		keys, _, err := s.client.KV().Keys(folder+beginning, "/", latest(ctx))
 		if err != nil {
-			return nil, unavailable(err, "list %s", folder)
+			return nil, unavailable(err, "list %s", folder+beginning)
 		}
 		for _, key := range keys {
 			if id := strings.TrimSuffix(strings.TrimPrefix(key, folder), "/"); id != "" {

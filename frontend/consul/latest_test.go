@@ -32,12 +32,12 @@ func TestReadsAreOfTheLatest(t *testing.T) {
 	reads := map[string]func(context.Context) error{
 		"Get":     func(ctx context.Context) error { _, err := store.Get(ctx, "ses_a"); return err },
 		"GetMany": func(ctx context.Context) error { _, err := store.GetMany(ctx, []string{"ses_a"}); return err },
-		"All":     func(ctx context.Context) error { _, err := store.All(ctx); return err },
+		"All":     func(ctx context.Context) error { _, err := store.All(ctx, ""); return err },
 		"Account": func(ctx context.Context) error { _, err := store.Account(ctx, "a"); return err },
 		"Claim":   func(ctx context.Context) error { _, err := store.Claim(ctx, "ses_a", 1); return err },
 		"Rest":    func(ctx context.Context) error { _, err := store.Rest(ctx, "ses_a", 1); return err },
 		"Kept":    func(ctx context.Context) error { _, err := store.Kept(ctx, "ses_a"); return err },
-		"Traces":  func(ctx context.Context) error { _, err := store.Traces(ctx); return err },
+		"Traces":  func(ctx context.Context) error { _, err := store.Traces(ctx, ""); return err },
 		"Ready":   store.Ready,
 	}
 	for name, read := range reads {

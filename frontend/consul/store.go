@@ -109,8 +109,7 @@ func (s *Store) Close() {
 	}
 }
 
-func (s *Store) records() string               { return s.prefix + "/sessions/" }
-func (s *Store) record(id string) string       { return s.records() + id }
+func (s *Store) record(id string) string       { return s.prefix + "/sessions/" + id }
 func (s *Store) account(account string) string { return s.prefix + "/accounts/" + account + "/" }
 func (s *Store) entry(r *frontend.Session) string {
 	return s.account(r.Account) + r.ID
@@ -228,8 +227,8 @@ func (s *Store) GetMany(ctx context.Context, ids []string) ([]*frontend.Session,
 }
 
 // All implements frontend.Store.
-func (s *Store) All(ctx context.Context) ([]*frontend.Session, error) {
-	pairs, err := s.list(ctx, s.records())
+func (s *Store) All(ctx context.Context, beginning string) ([]*frontend.Session, error) {
+	pairs, err := s.list(ctx, s.record(beginning))
 	if err != nil {
 		return nil, err
 	}

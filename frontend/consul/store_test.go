@@ -78,7 +78,7 @@ func TestStore(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, want := range []bool{true, false} {
-			ids, err := store.Traces(t.Context())
+			ids, err := store.Traces(t.Context(), "")
 			if err != nil || slices.Contains(ids, id) != want {
 				t.Errorf("%s listed among %q: want %t, %v", id, ids, want, err)
 			}

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -236,13 +237,18 @@ func (s *suite) many(t *testing.T, ctx context.Context) {
 
 func (s *suite) all(t *testing.T, ctx context.Context) {
 	r := s.mustCreate(t, ctx, "all")
-	got, err := s.store.All(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	i := slices.IndexFunc(got, func(g *frontend.Session) bool { return g.ID == r.ID })
-	if i < 0 || got[i].Version != r.Version {
-		t.Errorf("%s is not among %d records", r.ID, len(got))
+	for _, beginning := range []string{"", "ses_", r.ID[:5], r.ID[:6]} {
+		got, err := s.store.All(ctx, beginning)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(got, func(g *frontend.Session) bool { return g.ID == r.ID })
+		if i < 0 || got[i].Version != r.Version {
+			t.Errorf("%s is not among the %d records from %q", r.ID, len(got), beginning)
+		}
+		if slices.ContainsFunc(got, func(g *frontend.Session) bool { return !strings.HasPrefix(g.ID, beginning) }) {
+			t.Errorf("among the records from %q are others", beginning)
+		}
 	}
 }
 
@@ -257,7 +263,7 @@ func (s *suite) claims(t *testing.T, ctx context.Context) {
 		t.Errorf("got %+v, %v, want %+v", got, err, want)
 	}
 	listed := func() int {
-		ids, err := s.store.Traces(ctx)
+		ids, err := s.store.Traces(ctx, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -336,11 +342,17 @@ func (s *suite) rests(t *testing.T, ctx context.Context) {
 func (s *suite) traces(t *testing.T, ctx context.Context) {
 	id := frontend.NewID()
 	listed := func() bool {
-		ids, err := s.store.Traces(ctx)
+		t.Helper()
+		ids, err := s.store.Traces(ctx, "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		return slices.Contains(ids, id)
+		is := slices.Contains(ids, id)
+		some, err := s.store.Traces(ctx, id[:6])
+		if err != nil || slices.Contains(some, id) != is || slices.ContainsFunc(some, func(other string) bool { return other[:6] != id[:6] }) {
+			t.Errorf("%s is listed: %t; from %q: %q, %v", id, is, id[:6], some, err)
+		}
+		return is
 	}
 	s.note(t, claim.Rest{Session: id, Epoch: 1})
 	if !listed() {

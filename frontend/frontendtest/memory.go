@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/buntime/buntime/driver/claim"
@@ -179,11 +180,13 @@ func (s *Store) GetMany(ctx context.Context, ids []string) ([]*frontend.Session,
 }
 
 // All implements frontend.Store.
-func (s *Store) All(ctx context.Context) ([]*frontend.Session, error) {
+func (s *Store) All(ctx context.Context, beginning string) ([]*frontend.Session, error) {
 	s.mu.Lock()
 	ids := make([]string, 0, len(s.records))
 	for id := range s.records {
-		ids = append(ids, id)
+		if strings.HasPrefix(id, beginning) {
+			ids = append(ids, id)
+		}
 	}
 	s.mu.Unlock()
 	return s.GetMany(ctx, ids)
@@ -257,13 +260,14 @@ func (s *Store) WaitClaim(ctx context.Context, id string, epoch, _ uint64) (clai
 }
 
 // Traces implements frontend.Store. Keys are not kept here.
-func (s *Store) Traces(ctx context.Context) ([]string, error) {
+func (s *Store) Traces(ctx context.Context, beginning string) ([]string, error) {
 	if err := s.enter(ctx, "Traces"); err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ids := slices.AppendSeq(slices.Collect(maps.Keys(s.claims)), maps.Keys(s.rests))
+	ids = slices.DeleteFunc(ids, func(id string) bool { return !strings.HasPrefix(id, beginning) })
 	slices.Sort(ids)
 	return slices.Compact(ids), nil
 }

@@ -36,8 +36,9 @@ type Store interface {
 	// List yields the objects below a folder ("a" or "a/b"), in no order, and ends
 	// with the first error.
 	List(ctx context.Context, folder string) iter.Seq2[string, error]
-	// Folders yields the first part of the names that there are, each once.
-	Folders(ctx context.Context) iter.Seq2[string, error]
+	// Folders yields the first part of the names that there are and begin like that,
+	// each once. It asks for no others: there may be millions.
+	Folders(ctx context.Context, beginning string) iter.Seq2[string, error]
 }
 
 var validName = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}(/[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}){0,7}$`)

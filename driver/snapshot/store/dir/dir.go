@@ -230,7 +230,7 @@ func (s *Store) List(ctx context.Context, folder string) iter.Seq2[string, error
 }
 
 // Folders implements store.Store.
-func (s *Store) Folders(ctx context.Context) iter.Seq2[string, error] {
+func (s *Store) Folders(ctx context.Context, beginning string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		entries, err := os.ReadDir(s.dir)
 		if err != nil {
@@ -238,10 +238,10 @@ func (s *Store) Folders(ctx context.Context) iter.Seq2[string, error] {
 			return
 		}
 		for _, e := range entries {
+			if !e.IsDir() || !strings.HasPrefix(e.Name(), beginning) {
+				continue
+			}
 			for _, err := range s.List(ctx, e.Name()) {
-				if !e.IsDir() {
-					break
-				}
 				if !yield(e.Name(), err) || err != nil {
 					return
 				}

@@ -123,11 +123,14 @@ func testList(t *testing.T, s store.Store) {
 	if got := collect(t, s.List(t.Context(), "nothing")); len(got) > 0 {
 		t.Errorf("listed %v", got)
 	}
-	got := collect(t, s.Folders(t.Context()))
+	got := collect(t, s.Folders(t.Context(), ""))
 	for _, name := range []string{"list", "list2", "lis"} {
 		if n := slices.Index(got, name); n < 0 || slices.Contains(got[n+1:], name) {
 			t.Errorf("%s is not once in the folders %v", name, got)
 		}
+	}
+	if got := collect(t, s.Folders(t.Context(), "list")); !slices.Equal(got, []string{"list", "list2"}) {
+		t.Errorf("folders that begin with list: %v", got)
 	}
 	for _, err := range s.List(t.Context(), "list") {
 		if err != nil {
@@ -140,7 +143,7 @@ func testList(t *testing.T, s store.Store) {
 			t.Error(err)
 		}
 	}
-	got = collect(t, s.Folders(t.Context()))
+	got = collect(t, s.Folders(t.Context(), ""))
 	if slices.Contains(got, "list") || slices.Contains(got, "list2") || !slices.Contains(got, "lis") {
 		t.Errorf("folders after deletion: %v", got)
 	}

@@ -276,8 +276,8 @@ func (s *Store) List(ctx context.Context, folder string) iter.Seq2[string, error
 }
 
 // Folders implements store.Store.
-func (s *Store) Folders(ctx context.Context) iter.Seq2[string, error] {
-	return s.list(ctx, swift.ObjectsOpts{Delimiter: '/'}, func(o swift.Object) string {
+func (s *Store) Folders(ctx context.Context, beginning string) iter.Seq2[string, error] {
+	return s.list(ctx, swift.ObjectsOpts{Prefix: beginning, Delimiter: '/'}, func(o swift.Object) string {
 		return strings.TrimSuffix(o.SubDir, "/") // "" for an object in no folder, which is not ours
 	})
 }
