@@ -30,20 +30,43 @@ const startTimeout = 60 * time.Second
 // arguments if there are any, and returns its address.
 func Consul(t testing.TB, more ...string) string {
 	t.Helper()
+	address, _ := ConsulProcess(t, append([]string{"-dev"}, more...)...)
+	return address
+}
+
+// ConsulOnDisk starts a Consul server that keeps its raft log and its snapshots in a
+// folder, as a cluster's does, and returns its address and its process.
+func ConsulOnDisk(t testing.TB, dir string) (address string, pid int) {
+	t.Helper()
+	return ConsulProcess(t, "-server", "-bootstrap-expect=1", "-data-dir="+dir,
+		`-hcl=limits { http_max_conns_per_client = -1 }`, `-hcl=performance { raft_multiplier = 1 }`)
+}
+
+// ConsulProcess starts a Consul agent with these arguments, and returns its address
+// and its process.
+func ConsulProcess(t testing.TB, args ...string) (address string, pid int) {
+	t.Helper()
 	p := ports(t, 3)
-	start(t, "consul", append([]string{
-		"agent", "-dev", "-bind=127.0.0.1", "-log-level=warn",
+	pid = start(t, "consul", append([]string{
+		"agent", "-bind=127.0.0.1", "-log-level=warn",
 		fmt.Sprintf("-http-port=%d", p[0]), fmt.Sprintf("-server-port=%d", p[1]), fmt.Sprintf("-serf-lan-port=%d", p[2]),
 		"-dns-port=-1", "-grpc-port=-1", "-grpc-tls-port=-1", "-serf-wan-port=-1",
-	}, more...)...)
-	address := fmt.Sprintf("127.0.0.1:%d", p[0])
+	}, args...)...)
+	address = fmt.Sprintf("127.0.0.1:%d", p[0])
 	until(t, "http://"+address+"/v1/status/leader")
-	return address
+	return address, pid
 }
 
 // Nomad starts a Nomad server without clients, so that it places nothing, and
 // returns its URL. Memory oversubscription is on as oversubscription says.
 func Nomad(t testing.TB, oversubscription bool) string {
+	t.Helper()
+	address, _ := NomadProcess(t, oversubscription)
+	return address
+}
+
+// NomadProcess is Nomad, and returns its process as well.
+func NomadProcess(t testing.TB, oversubscription bool) (address string, pid int) {
 	t.Helper()
 	p := ports(t, 3)
 	config := filepath.Join(t.TempDir(), "nomad.hcl")
@@ -64,10 +87,10 @@ func Nomad(t testing.TB, oversubscription bool) string {
 	if err := os.WriteFile(config, []byte(strings.ReplaceAll(text, ", ", "\n")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	start(t, "nomad", "agent", "-config="+config)
-	address := fmt.Sprintf("http://127.0.0.1:%d", p[0])
+	pid = start(t, "nomad", "agent", "-config="+config)
+	address = fmt.Sprintf("http://127.0.0.1:%d", p[0])
 	until(t, address+"/v1/status/leader")
-	return address
+	return address, pid
 }
 
 // tool is the path of a pinned server, as `make deps` leaves it.
@@ -88,8 +111,8 @@ func tool(t testing.TB, name string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// start runs a server until the test ends.
-func start(t testing.TB, name string, args ...string) {
+// start runs a server until the test ends, and returns its process.
+func start(t testing.TB, name string, args ...string) (pid int) {
 	t.Helper()
 	log := new(output)
 	cmd := exec.Command(tool(t, name), args...)
@@ -116,6 +139,7 @@ func start(t testing.TB, name string, args ...string) {
 			t.Logf("output of %s:\n%s", name, log)
 		}
 	})
+	return cmd.Process.Pid
 }
 
 // output is what a server has printed so far.
