@@ -14,8 +14,19 @@ import (
 // statsTimeout bounds one reading of a sandbox's counters: a few small files.
 const statsTimeout = 5 * time.Second
 
+const (
+	// restingInterval is the longest time between two looks at what a task uses.
+	// Nomad's metrics forget a task after 60 s without one.
+	restingInterval = 30 * time.Second
+	// restingPart of a core is what a task uses at most that rests: a server without
+	// requests has timers.
+	restingPart = 0.002
+)
+
 // TaskStats delivers what a task uses, at once and then every interval, until
-// the task ends or ctx does.
+// the task ends or ctx does. A node has a thousand sessions that do nothing: while
+// a task rests, so that what it uses hardly changes, each interval is twice as long
+// as the one before, up to restingInterval.
 func (d *Driver) TaskStats(ctx context.Context, taskID string, interval time.Duration) (<-chan *drivers.TaskResourceUsage, error) {
 	h, ok := d.tasks.get(taskID)
 	if !ok {
@@ -30,10 +41,10 @@ func (d *Driver) TaskStats(ctx context.Context, taskID string, interval time.Dur
 	usages := make(chan *drivers.TaskResourceUsage)
 	go func() {
 		defer close(usages)
-		ticker := time.NewTicker(interval)
-		defer ticker.Stop()
+		pace := pace{interval: interval}
 		for h.running() {
-			if usage, err := h.usage(ctx); err != nil {
+			usage, err := h.usage(ctx)
+			if err != nil {
 				d.logger.Debug("no stats of task", "task_id", taskID, "error", err)
 			} else {
 				select {
@@ -43,7 +54,7 @@ func (d *Driver) TaskStats(ctx context.Context, taskID string, interval time.Dur
 				}
 			}
 			select {
-			case <-ticker.C:
+			case <-time.After(pace.next(usage.CPUUser + usage.CPUSystem)):
 			case <-h.done:
 			case <-ctx.Done():
 				return
@@ -51,6 +62,24 @@ func (d *Driver) TaskStats(ctx context.Context, taskID string, interval time.Dur
 		}
 	}()
 	return usages, nil
+}
+
+// pace is how often a task is looked at.
+type pace struct {
+	interval time.Duration // while it does not rest
+	wait     time.Duration // since the last look
+	cpu      time.Duration // that it had used then
+}
+
+// next is how long to wait after a look at which the task had used cpu.
+func (p *pace) next(cpu time.Duration) time.Duration {
+	if float64(cpu-p.cpu) > restingPart*float64(p.wait) {
+		p.wait = p.interval
+	} else {
+		p.wait = max(p.interval, min(2*p.wait, restingInterval))
+	}
+	p.cpu = cpu
+	return p.wait
 }
 
 func (h *taskHandle) usage(ctx context.Context) (Usage, error) {

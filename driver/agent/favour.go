@@ -130,7 +130,7 @@ func (a *Agent) lookAll(live map[*instance]*account) {
 	looked := make(map[*instance]bool, len(live)) // whether it was in favour
 	for i, acc := range live {
 		g := i.box.Group()
-		if g == nil {
+		if g == nil || acc != nil && i.still() {
 			continue
 		}
 		used, err := g.CPU()
@@ -154,6 +154,15 @@ func (a *Agent) lookAll(live map[*instance]*account) {
 			i.setFavour(favoured)
 		}
 	}
+}
+
+// still says that the processes of the instance's session stand still.
+func (i *instance) still() bool {
+	if !i.serving.TryLock() {
+		return false
+	}
+	defer i.serving.Unlock()
+	return i.session != nil && !i.session.life.restedSince().IsZero()
 }
 
 func (i *instance) setFavour(favoured bool) {

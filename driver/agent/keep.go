@@ -304,13 +304,19 @@ func (k *keeper) run(ctx context.Context, fenced func()) {
 	}
 	tick := time.NewTicker(k.every)
 	defer tick.Stop()
+	var clean time.Time
 	for {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return
 		}
-		if k.session.life.gone() || !k.durability().Dirty {
+		rested := k.session.life.restedSince()
+		if k.session.life.gone() || !rested.IsZero() && rested.Equal(clean) {
+			continue // a look has the file system written out
+		}
+		if !k.durability().Dirty {
+			clean = rested
 			continue
 		}
 		limited, cancel := context.WithTimeoutCause(ctx, checkpointTimeout, fmt.Errorf("the checkpoint was not stored in %s", checkpointTimeout))

@@ -259,6 +259,17 @@ func (l *life) resting() bool {
 	return l.state != lifeActive
 }
 
+// restedSince is when the session was active last, if it is idle: the processes of
+// one that says the same again have stood still meanwhile. Zero is not idle.
+func (l *life) restedSince() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state != lifeIdle {
+		return time.Time{}
+	}
+	return l.last
+}
+
 // use marks the session as used for a reason until leave is called, and returns
 // once its processes run.
 func (l *life) use(why string) (leave func(), err error) { return l.enter(why, false) }

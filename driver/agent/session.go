@@ -198,12 +198,18 @@ func (s *Session) tidy() {
 	tick := time.NewTicker(tidyEvery)
 	defer tick.Stop()
 	trimmed := time.Now()
+	var looked time.Time
 	for {
 		select {
 		case <-tick.C:
 		case <-s.ctx.Done():
 			return
 		}
+		rested := s.life.restedSince()
+		if !rested.IsZero() && rested.Equal(looked) {
+			continue // there is nothing new
+		}
+		looked = rested
 		for _, e := range s.live() {
 			if !e.running() {
 				s.releaseEmpty(e)
