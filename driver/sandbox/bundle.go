@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/buntime/buntime/driver/guest/wire"
 	"github.com/buntime/buntime/driver/sandbox/cgroup"
 )
 
@@ -179,7 +180,7 @@ func (s *Sandbox) mapping() (*os.File, error) {
 	defer unix.Close(pair[1])
 	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: s.Owner(), Size: IDsPerSandbox}}
 	// An init that waits for its Boot as long as we have the socket.
-	pid, err := syscall.ForkExec(fmt.Sprintf("/proc/self/fd/%d", s.node.init.Fd()), []string{"buntime-init"}, &syscall.ProcAttr{
+	pid, err := syscall.ForkExec(fmt.Sprintf("/proc/self/fd/%d", s.node.init.Fd()), []string{wire.InitName}, &syscall.ProcAttr{
 		Dir: "/", Env: []string{"GOMAXPROCS=1"}, Files: []uintptr{^uintptr(0), ^uintptr(0), ^uintptr(0), uintptr(pair[1])},
 		Sys: &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids},
 	})
@@ -189,11 +190,7 @@ func (s *Sandbox) mapping() (*os.File, error) {
 	}
 	f, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", pid))
 	_ = unix.Kill(pid, unix.SIGKILL) // it is our child: neither gone nor another
-	for {
-		if _, werr := unix.Wait4(pid, nil, 0, nil); !errors.Is(werr, unix.EINTR) {
-			break
-		}
-	}
+	_, _ = wait(pid)
 	if err != nil {
 		return nil, fmt.Errorf("open user namespace: %w", err)
 	}

@@ -233,18 +233,10 @@ func setScore(pid, score int) error {
 func waitRunsc(pid int) error {
 	timer := time.AfterFunc(runscTimeout, func() { _ = unix.Kill(pid, unix.SIGKILL) })
 	defer timer.Stop()
-	var status unix.WaitStatus
-	for {
-		_, err := unix.Wait4(pid, &status, 0, nil)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("wait for runsc: %w", err)
-		}
-		break
-	}
+	status, err := wait(pid)
 	switch {
+	case err != nil:
+		return fmt.Errorf("wait for runsc: %w", err)
 	case status.Signaled():
 		return fmt.Errorf("runsc died of signal %d", status.Signal())
 	case status.ExitStatus() != 0:

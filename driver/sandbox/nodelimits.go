@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -64,43 +63,6 @@ func raiseNodeLimits(dir string) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// noSetuidFixup is SECBIT_NO_SETUID_FIXUP of linux/securebits.h.
-const noSetuidFixup = 1 << 2
-
-// chargeTo has the kernel take uid, a host id, for the owner of the user
-// namespace that the calling thread clones next, until back is called. A
-// namespace's owner is whose account everything in it goes to a second time:
-// inotify instances, namespaces, message queues, pending signals and timers.
-// With root's, which all sandboxes would share, one of them could use up what is
-// allowed to root, and so to all others and the node's own services.
-//
-// Only the effective id changes, and the thread keeps its capabilities.
-func chargeTo(uid int) (back func(), err error) {
-	bits, _, errno := unix.RawSyscall(unix.SYS_PRCTL, unix.PR_GET_SECUREBITS, 0, 0)
-	if errno == 0 {
-		_, _, errno = unix.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, bits|noSetuidFixup, 0)
-	}
-	if errno != 0 {
-		return nil, fmt.Errorf("keep capabilities of the thread: %w", errno)
-	}
-	keep := ^uintptr(0)
-	set := func(euid uintptr) syscall.Errno {
-		_, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, keep, euid, keep)
-		return errno
-	}
-	own := uintptr(os.Geteuid())
-	back = func() {
-		// A thread's own end would do the same: it is not used any more.
-		_ = set(own)
-		_, _, _ = unix.RawSyscall(unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, bits, 0)
-	}
-	if errno := set(uintptr(uid)); errno != 0 {
-		back()
-		return nil, fmt.Errorf("become owner %d of the sandbox: %w", uid, errno)
-	}
-	return back, nil
 }
 
 // limitCore gives this process, and with it all that it will start, the limit of core

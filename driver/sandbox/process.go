@@ -89,12 +89,7 @@ func (p *initProcess) await(exitFile string) {
 		return // let go of
 	}
 	// Ours to reap, unless an earlier process of the plugin was its parent.
-	var status unix.WaitStatus
-	for {
-		if _, err := unix.Wait4(p.pid, &status, 0, nil); !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
+	_, _ = wait(p.pid)
 	p.exit = readExit(exitFile)
 	close(p.done)
 }

@@ -4,6 +4,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -70,8 +72,8 @@ type process struct {
 	status *os.File // where it reports
 }
 
-// spawn clones init into namespaces of its own, into netns and into group.
-// uidBase is the first of the 65,536 host ids that the sandbox's ids are mapped
+// spawn has a launcher clone init into namespaces of its own, into netns and into
+// group. uidBase is the first of the 65,536 host ids that the sandbox's ids are mapped
 // to. What init has to say when it comes to a bad end goes to stderr. keep, unless it
 // is negative, is a descriptor for init to keep.
 func spawn(init, netns, listener, exit, stderr *os.File, keep int, group *cgroup.Group, uidBase int) (*process, error) {
@@ -95,49 +97,83 @@ func spawn(init, netns, listener, exit, stderr *os.File, keep int, group *cgroup
 	}
 	defer null.Close()
 
-	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: uidBase, Size: IDsPerSandbox}}
+	answerR, answerW, err := os.Pipe()
+	if err != nil {
+		ours.Close()
+		statusR.Close()
+		return nil, fmt.Errorf("create pipe for the launcher's answer: %w", err)
+	}
+	defer answerR.Close()
+	defer answerW.Close()
+
+	kept := ^uintptr(0) // closed
+	if keep >= 0 {
+		kept = uintptr(keep)
+	}
 	attr := &syscall.ProcAttr{
 		Dir: "/",
-		Env: []string{"GOMAXPROCS=2", "GOGC=40"},
+		Env: []string{"GOMAXPROCS=1", "GOGC=off"},
 		Files: []uintptr{
 			null.Fd(), null.Fd(), stderr.Fd(),
-			theirs.Fd(), listener.Fd(), exit.Fd(), statusW.Fd(),
+			theirs.Fd(), listener.Fd(), exit.Fd(), statusW.Fd(), kept,
+			wire.LaunchFD: answerW.Fd(),
 		},
-		Sys: &syscall.SysProcAttr{
-			Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID |
-				unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
-			UidMappings:                ids,
-			GidMappings:                ids,
-			GidMappingsEnableSetgroups: true,
-			Credential:                 &syscall.Credential{},
-			Setsid:                     true,
-		},
-	}
-	if keep >= 0 {
-		attr.Files = append(attr.Files, uintptr(keep)) // becomes keptFD
+		Sys: &syscall.SysProcAttr{},
 	}
 	exe := fmt.Sprintf("/proc/self/fd/%d", init.Fd())
-	pid, err := inNetNS(netns, func() (int, error) {
+	launcher, err := inNetNS(netns, func() (int, error) {
 		end, err := group.BeginInit(attr.Sys)
 		if err != nil {
 			return 0, err
 		}
 		// Should this fail, the thread's own end does the same a moment later.
 		defer func() { _ = end() }()
-		back, err := chargeTo(uidBase)
-		if err != nil {
-			return 0, err
-		}
-		defer back()
-		return syscall.ForkExec(exe, []string{"buntime-init"}, attr)
+		return syscall.ForkExec(exe, []string{wire.LaunchName, strconv.Itoa(uidBase), strconv.Itoa(IDsPerSandbox)}, attr)
 	})
 	runtime.KeepAlive(init)
+	pid := 0
+	if err == nil {
+		answerW.Close()
+		pid, err = launched(launcher, answerR)
+	}
 	if err != nil {
 		ours.Close()
 		statusR.Close()
 		return nil, fmt.Errorf("clone init: %w", err)
 	}
 	return &process{pid: pid, boot: ours, status: statusR}, nil
+}
+
+// launched waits for a launcher and returns the pid of the init that it has cloned,
+// which is our child.
+func launched(launcher int, answer *os.File) (pid int, err error) {
+	var text []byte
+	if err = answer.SetReadDeadline(time.Now().Add(bootTimeout)); err == nil {
+		text, err = io.ReadAll(answer)
+	}
+	if err != nil {
+		_ = unix.Kill(launcher, unix.SIGKILL)
+	}
+	if _, werr := wait(launcher); err == nil {
+		err = werr
+	}
+	if err != nil {
+		return 0, fmt.Errorf("wait for the launcher: %w", err)
+	}
+	if pid, err = strconv.Atoi(string(text)); err != nil {
+		return 0, errors.New(cmp.Or(string(text), "the launcher died"))
+	}
+	return pid, nil
+}
+
+// wait reaps a child.
+func wait(pid int) (status unix.WaitStatus, err error) {
+	for {
+		_, err := unix.Wait4(pid, &status, 0, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return status, os.NewSyscallError("wait4", err)
+		}
+	}
 }
 
 // inNetNS runs f on a thread that is in netns. The thread is given up

@@ -11,11 +11,15 @@ import (
 	"os"
 
 	"github.com/buntime/buntime/driver/guest"
+	"github.com/buntime/buntime/driver/guest/wire"
 )
 
 func main() {
-	if os.Args[0] == guest.ShimName {
+	switch os.Args[0] {
+	case guest.ShimName:
 		guest.Shim()
+	case wire.LaunchName:
+		guest.Launch()
 	}
 	if err := guest.Init(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, "buntime-init:", err)

@@ -309,6 +309,16 @@ type Landlock struct {
 	Abstract bool `json:"abstract,omitempty"`
 }
 
+// What init's binary is, by its argv[0].
+const (
+	InitName   = "buntime-init"
+	LaunchName = "buntime-launch"
+)
+
+// LaunchFD is where a launcher tells init's pid, or why there is none. The descriptors
+// below it are init's.
+const LaunchFD = 8
+
 // CoreLimit, RLIMIT_CORE of all processes in bytes, is too small for a core file,
 // and the one value that also keeps the kernel from starting a handler where
 // core_pattern names one (core(5)): that would be the host's, run as the host's
