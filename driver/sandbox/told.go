@@ -16,9 +16,6 @@ import (
 	"github.com/buntime/buntime/driver/guest/wire"
 )
 
-// sysSize bounds the tmpfs that is /sys: directories and a few short files.
-const sysSize = 64 << 10
-
 // told makes what programs go by when they ask how large the machine is agree
 // with the sandbox's limits, and what names the machine differ from the host's.
 //
@@ -35,7 +32,7 @@ func told(spec Spec) []wire.Mount {
 	if spec.Limits.Memory > 0 {
 		mounts = append(mounts, wire.Mount{Type: "file", Target: "/proc/meminfo", Content: meminfo(spec.Limits.Memory)})
 	}
-	mounts = append(mounts, wire.Mount{Type: "tmpfs", Target: "/sys", Size: sysSize, Mode: 0o755, NoExec: true})
+	mounts = append(mounts, wire.Mount{Type: "dir", Target: "/sys"})
 	online := processors(spec.Limits.CPUs)
 	for _, name := range []string{"online", "possible", "present"} {
 		mounts = append(mounts, wire.Mount{Type: "file", Target: "/sys/devices/system/cpu/" + name, Content: online})

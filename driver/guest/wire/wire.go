@@ -338,7 +338,8 @@ const (
 // Mount is one mount that init makes.
 type Mount struct {
 	// Type is "fd" (move the detached mount FD, an index into the frame's
-	// descriptors, here), "tmpfs", "proc", "dev" (a minimal /dev with pts, shm
+	// descriptors, here), "tmpfs", "dir" (an empty one for the mounts that follow),
+	// "proc", "dev" (a minimal /dev with pts, shm
 	// and mqueue), "file" (a read-only file with Content), or "fixed" (makes what
 	// is mounted there already read-only).
 	Type string `json:"type"`
@@ -346,12 +347,11 @@ type Mount struct {
 	// earlier mount, or init makes it where it can.
 	Target string `json:"target"`
 	FD     int    `json:"fd,omitempty"`
-	Size   int64  `json:"size,omitempty"` // bytes, of a tmpfs
+	Size   int64  `json:"size,omitempty"` // bytes, of a tmpfs, or of shm in a dev
 	Mode   uint32 `json:"mode,omitempty"`
 	// UID owns the root of a tmpfs (and GID of the same number).
 	UID      int    `json:"uid,omitempty"`
 	ReadOnly bool   `json:"readOnly,omitempty"`
-	NoExec   bool   `json:"noExec,omitempty"`
 	Content  string `json:"content,omitempty"`
 	// Masked and Fixed are entries of a proc, without the leading slash: what is
 	// covered with nothing, and what is read-only. One that the kernel lacks is
