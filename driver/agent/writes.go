@@ -28,9 +28,12 @@ type writes struct {
 	notify *os.File
 
 	mu      sync.Mutex // of a drain
-	buf     []byte
 	openers map[*written]struct{}
 }
+
+// events are buffers for what the kernel has to tell, which sessions share: each needs
+// one for microseconds.
+var events = sync.Pool{New: func() any { return new([16 << 10]byte) }}
 
 // written is what one execution wrote, or what was written while it ran.
 type written struct {
@@ -45,19 +48,19 @@ const (
 	changedEvents = closedEvents | unix.FAN_MODIFY | unix.FAN_CREATE
 )
 
-// watchWrites begins to watch the file system that root is in for events.
-func watchWrites(root *os.Root, events uint64) (*writes, error) {
+// watchWrites begins to watch the file system that root is in for the events of mask.
+func watchWrites(root *os.Root, mask uint64) (*writes, error) {
 	const flags = unix.FAN_CLASS_NOTIF | unix.FAN_REPORT_DFID_NAME | unix.FAN_NONBLOCK | unix.FAN_CLOEXEC
 	fd, err := unix.FanotifyInit(flags, unix.O_RDONLY)
 	if err != nil {
 		return nil, fmt.Errorf("watch the workspace: %w", err)
 	}
-	w := &writes{root: root, notify: os.NewFile(uintptr(fd), "fanotify"), buf: make([]byte, 16<<10), openers: map[*written]struct{}{}}
+	w := &writes{root: root, notify: os.NewFile(uintptr(fd), "fanotify"), openers: map[*written]struct{}{}}
 	dir, err := root.Open(".")
 	if err == nil {
 		defer dir.Close()
 		err = unix.FanotifyMark(fd, unix.FAN_MARK_ADD|unix.FAN_MARK_FILESYSTEM,
-			events, int(dir.Fd()), ".")
+			mask, int(dir.Fd()), ".")
 	}
 	if err != nil {
 		w.notify.Close()
@@ -114,15 +117,17 @@ func (w *writes) drain() {
 	if err != nil {
 		return
 	}
+	buf := events.Get().(*[16 << 10]byte)
+	defer events.Put(buf)
 	for more := true; more; {
 		more = false
 		_ = raw.Control(func(fd uintptr) {
-			n, err := unix.Read(int(fd), w.buf)
+			n, err := unix.Read(int(fd), buf[:])
 			if errors.Is(err, unix.EINTR) {
 				more = true
 			}
 			if err == nil && n > 0 {
-				w.take(w.buf[:n])
+				w.take(buf[:n])
 				more = true
 			}
 		})
