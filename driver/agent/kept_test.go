@@ -1,0 +1,70 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package agent
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/buntime/buntime/driver"
+)
+
+// TestNothingIsKept: of a session that has ended the plugin holds no goroutine and no
+// descriptor, however it was used.
+func TestNothingIsKept(t *testing.T) {
+	const sessions = 12
+	node := newFixture(t)
+	live := func(n int) {
+		task := *node.task
+		task.ID, task.AllocID = fmt.Sprintf("alloc%d/session/1", n), fmt.Sprintf("%s-%d", node.task.AllocID, n)
+		task.Session = &driver.Session{ID: fmt.Sprintf("ses_kept%d", n), Epoch: 1, ExpiresAt: time.Now().Add(time.Hour)}
+		task.API, task.Preview = freeAddress(t), freeAddress(t)
+		f := &fixture{agent: node.agent, config: node.config, task: &task}
+		var err error
+		if f.instance, err = node.agent.Start(t.Context(), f.task); err != nil {
+			t.Fatal(err)
+		}
+		f.run(t, map[string]any{"code": `Bun.serve({ port: 8080, fetch: () => new Response("x") })`})
+		f.run(t, map[string]any{"command": "sleep 1000 & echo written >file"})
+		if code := f.call(t, "POST", "/v1/sleep", map[string]any{"state": lifeIdle}, nil); code != 200 {
+			t.Fatalf("sleep: status %d", code)
+		}
+		if n%2 == 0 { // the others end while they stand still
+			f.run(t, map[string]any{"code": "console.log(1)"})
+		}
+		if err := f.instance.Destroy(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	held := func() (goroutines, descriptors int) {
+		fds, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return runtime.NumGoroutine(), len(fds)
+	}
+	live(0)
+	goroutines, descriptors := held()
+	for n := range sessions {
+		live(n + 1)
+	}
+	// What is made in advance comes and goes, but less than one for each session.
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		g, d := held()
+		if g < goroutines+sessions && d < descriptors+sessions {
+			return
+		}
+		if time.Now().After(deadline) {
+			all := make([]byte, 1<<20)
+			t.Fatalf("after %d sessions there are %d goroutines, %d before, and %d descriptors, %d before\n%s",
+				sessions, g, goroutines, d, descriptors, all[:runtime.Stack(all, true)])
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
