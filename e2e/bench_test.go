@@ -43,6 +43,7 @@ func BenchmarkPreview(b *testing.B) { newBench(b).preview() }
 func BenchmarkSandbox(b *testing.B) { newBench(b).sandboxes() }
 func BenchmarkLayers(b *testing.B)  { newBench(b).layers() }
 func BenchmarkInside(b *testing.B)  { newBench(b).atWork() }
+func BenchmarkDensity(b *testing.B) { newBench(b).density() }
 
 // module is what all of them run, and output what it prints.
 const (
