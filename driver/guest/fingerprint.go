@@ -39,6 +39,9 @@ type fingerprint struct {
 	files map[string]fileID
 	// unknown: there was more to look at than init is ready to look at.
 	unknown bool
+	// reroutes: a tsconfig.json may have Bun take a module of the session's for the
+	// gate's.
+	reroutes bool
 }
 
 // dirPrint is a directory as it was.
@@ -97,6 +100,13 @@ var extends = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`"extends"\s*:\s*("(?:[^"\\]|\\.)*"|\[[^\]]*\])`)
 })
 
+// reroutes finds, among what "paths" maps, what the gate's path could match, which is
+// absolute: a key that begins with *, / or an escape. Any such key will do, wherever it
+// stands.
+var reroutes = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`(?s)["'][*/\\][^"'\n]*["'](?:\s|/\*.*?\*/|//[^\n]*)*:`)
+})
+
 // addConfig adds a tsconfig.json and, to a depth that no project has, what it
 // extends.
 func (f *fingerprint) addConfig(name string, depth int) {
@@ -113,6 +123,7 @@ func (f *fingerprint) addConfig(name string, depth int) {
 		f.unknown = f.unknown || !errors.Is(err, unix.ENOENT)
 		return
 	}
+	f.reroutes = f.reroutes || reroutes().Match(text)
 	for _, m := range extends().FindAllSubmatch(text, -1) {
 		var one string
 		var bases []string

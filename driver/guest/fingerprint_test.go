@@ -149,3 +149,27 @@ func goDo(f func()) <-chan struct{} {
 	}()
 	return done
 }
+
+// TestReroutes: no runner waits where a module of the session's could stand in for the
+// gate's.
+func TestReroutes(t *testing.T) {
+	for text, want := range map[string]bool{
+		`{"compilerOptions": {"paths": {"*": ["./src/*"]}}}`:                                    true,
+		`{"compilerOptions": {"paths": {"/run/*" /* { */ : ["./src/*"]}}}`:                      true,
+		"{\"compilerOptions\": {\"paths\": {'/run/buntime/gate.ts' // {\n\n: [\"./pre.ts\"]}}}": true,
+		`{"compilerOptions": {"paths": {"\u002a": ["./src/*"]}}}`:                               true,
+		`{"compilerOptions": {"paths": {"@/*": ["./src/*"], "lib": ["./lib"]}}}`:                false,
+		`{"include": ["**/*.ts", "/a"], "compilerOptions": {"outDir": "/x", "baseUrl": "."}}`:   false,
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "base.json"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "tsconfig.json"), []byte(`{"extends": "./base.json"}`), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if f := takeFingerprint(dir, dir); f.reroutes != want {
+			t.Errorf("%s: %v, want %v", text, f.reroutes, want)
+		}
+	}
+}

@@ -47,7 +47,7 @@ type bun struct {
 func (s *server) prepare(req *wire.Request, joins []int) (*runner, error) {
 	r := &runner{id: req.ID, dir: req.Dir, env: s.environment(req.Env), joins: joins}
 	r.seen = takeFingerprint(r.dir, s.cfg.Workspace)
-	if runsBefore(r.dir, r.env) {
+	if runsBefore(r.dir, r.env) || r.seen.reroutes || r.seen.unknown {
 		return r, nil
 	}
 	e, err := s.newEntry(r.dir)
