@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/opencontainers/cgroups"
 	v1 "github.com/opencontainers/cgroups/fs"
@@ -163,4 +165,45 @@ func setSocketMemory(dir string, memory int64) error {
 		return nil
 	}
 	return cgroups.WriteFile(dir, file, strconv.FormatInt(memory/socketPart, 10))
+}
+
+// Portion is the CPU time that the session gets at a time, each cpuPeriod; 0 is
+// without a quota.
+func (g *Group) Portion() (time.Duration, error) {
+	quota, err := g.quota()
+	if err != nil {
+		return 0, fmt.Errorf("read CPU quota of %s: %w", g.scope.Path, err)
+	}
+	first, _, _ := strings.Cut(quota, " ")
+	us, err := strconv.ParseInt(first, 10, 64)
+	if err != nil || us < 0 { // "max" on v2, -1 on v1
+		return 0, nil
+	}
+	return time.Duration(us) * time.Microsecond, nil
+}
+
+// Refund gives the session one portion of CPU time on top of those that it gets by
+// itself, up to what may be saved up: the kernel hands a portion out when a quota is
+// set (tg_set_cfs_bandwidth), and be it the same one.
+func (g *Group) Refund() error {
+	quota, err := g.quota()
+	if err == nil {
+		err = cgroups.WriteFile(g.session(g.lay.cpu), g.quotaFile(), quota)
+	}
+	if err != nil {
+		return fmt.Errorf("refund CPU time of %s: %w", g.scope.Path, err)
+	}
+	return nil
+}
+
+func (g *Group) quotaFile() string {
+	if g.lay.hierarchies[g.lay.cpu].v2 {
+		return "cpu.max"
+	}
+	return "cpu.cfs_quota_us"
+}
+
+func (g *Group) quota() (string, error) {
+	text, err := cgroups.ReadFile(g.session(g.lay.cpu), g.quotaFile())
+	return strings.TrimSpace(text), err
 }

@@ -222,3 +222,53 @@ func TestFreeze(t *testing.T) {
 		}
 	})
 }
+
+// TestRefund wants a session that has used its quota up to go on with each portion
+// that is given back, and nobody to get one without a quota.
+func TestRefund(t *testing.T) {
+	const refunds = 40
+	eachLayout(t, Limits{CPUs: 0.02}, func(t *testing.T, g *Group) {
+		portion, err := g.Portion()
+		if want := 5 * time.Millisecond; err != nil || portion != want {
+			t.Fatalf("a portion of %v, %v, want %v", portion, err, want)
+		}
+		start(t, newExecution(t, g, "spin"), "spin")
+		before := stats(t, g)
+		err = until(t.Context(), "a throttled period", func() (bool, error) {
+			return stats(t, g).ThrottledPeriods > before.ThrottledPeriods, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		before = stats(t, g)
+		for range refunds {
+			spent := stats(t, g).CPU
+			if err := g.Refund(); err != nil {
+				t.Fatal(err)
+			}
+			// What is not used when the next comes is lost above what may be saved up.
+			err := until(t.Context(), "the portion to be spent", func() (bool, error) {
+				return stats(t, g).CPU >= spent+portion/2, nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		after := stats(t, g)
+		if n := after.Periods - before.Periods; n >= refunds/2 {
+			t.Errorf("%v of CPU time took %d periods, as if nothing had been given back", after.CPU-before.CPU, n)
+		}
+		if err := g.SetLimits(Limits{}); err != nil {
+			t.Fatal(err)
+		}
+		if portion, err := g.Portion(); err != nil || portion != 0 {
+			t.Errorf("without a quota: a portion of %v, %v", portion, err)
+		}
+		if err := g.Refund(); err != nil {
+			t.Error(err)
+		}
+		if portion, err := g.Portion(); err != nil || portion != 0 {
+			t.Errorf("with a refund and no quota: a portion of %v, %v", portion, err)
+		}
+	})
+}
