@@ -62,6 +62,7 @@ var pluginConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 	"runsc":          hclspec.NewAttr("runsc", "string", false),
 	"node_secret":    hclspec.NewAttr("node_secret", "string", false),
 	"preview_access": hclspec.NewAttr("preview_access", "string", false),
+	"runner_memory":  hclspec.NewAttr("runner_memory", "number", false),
 	"consul": hclspec.NewBlock("consul", false, hclspec.NewObject(map[string]*hclspec.Spec{
 		"address": hclspec.NewAttr("address", "string", false),
 		"token":   hclspec.NewAttr("token", "string", false),

@@ -81,6 +81,9 @@ type Config struct {
 	// which no other node can read.
 	Store    backend.Config
 	Defaults LimitDefaults
+	// RunnerMemory is what runners that wait may hold on the node beside one in each
+	// session, in bytes; negative is a part of the node's memory.
+	RunnerMemory int64
 }
 
 // LifeConfig says when sessions come to rest.
@@ -160,6 +163,7 @@ type rawConfig struct {
 	Session       rawLife    `codec:"session"`
 	Store         rawStore   `codec:"store"`
 	Defaults      rawLimits  `codec:"defaults"`
+	RunnerMemory  any        `codec:"runner_memory"`
 }
 
 type rawConsul struct {
@@ -266,6 +270,11 @@ func parseConfig(data []byte) (*Config, error) {
 	if config.Defaults, err = raw.Defaults.parse(builtin); err != nil {
 		return nil, fmt.Errorf("plugin config: defaults: %w", err)
 	}
+	runners, err := whole("runner_memory", raw.RunnerMemory, -1, 0, 1<<20)
+	if err != nil {
+		return nil, fmt.Errorf("plugin config: %w", err)
+	}
+	config.RunnerMemory = runners << 20
 	return config, nil
 }
 

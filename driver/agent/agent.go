@@ -57,6 +57,7 @@ type Agent struct {
 	tasks  sync.WaitGroup
 
 	archives chan struct{} // see Session.allArchives
+	stock    *stock
 
 	mu        sync.Mutex
 	instances map[*instance]struct{}
@@ -100,7 +101,7 @@ func open(ctx context.Context, config *driver.Config, log hclog.Logger, without 
 		return nil, errors.Join(err, closeStore(), node.Close())
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	a := &Agent{config: config, log: log, node: node, snapshots: snapshots, closeStore: closeStore, cancel: cancel, instances: make(map[*instance]struct{}), settled: time.Now(), archives: make(chan struct{}, nodeArchives)}
+	a := &Agent{config: config, log: log, node: node, snapshots: snapshots, closeStore: closeStore, cancel: cancel, instances: make(map[*instance]struct{}), settled: time.Now(), archives: make(chan struct{}, nodeArchives), stock: newStock(config.RunnerMemory)}
 	a.openRestorer(ctx)
 	a.tasks.Go(func() { a.sweep(ctx) })
 	a.tasks.Go(func() { a.keepFavour(ctx) })
@@ -323,7 +324,7 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox) (*Session, e
 	}, box.Group(), notedActivity(box), s.log)
 	s.keeper = newKeeper(s, a.snapshots, task.Rests, a.config.Life.CheckpointEvery)
 	s.life.note, s.life.leaving, s.life.returning, s.life.evict = s.noteActivity, s.lookAround, s.keeper.retract, s.interrupt
-	s.runners = &runners{session: s, changed: make(chan struct{})}
+	s.runners = newRunners(s, a.stock, task.Limits)
 	s.goDo(w.run)
 	if in, ok := box.Units().(sandbox.Inspector); ok && s.MemoryLimit > 0 {
 		s.goDo(func() { s.keepMemory(in) })
@@ -385,8 +386,6 @@ func (d doors) close() {
 const (
 	// answerLimit is how much of each stream an answer holds (api.md).
 	answerLimit = 1 << 20
-	// readyRunners wait in each session that has executed something.
-	readyRunners = 2
 	// historyPart of the disk is what the history of executions may take.
 	historyPart = 4
 	// workspaceOwner owns, on disk, what is the session's.

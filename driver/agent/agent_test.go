@@ -83,6 +83,8 @@ func newConfig(t testing.TB) *driver.Config {
 		Network:    driver.NetworkConfig{Pool: freePool(t)},
 		Store:      backend.Config{Dir: filepath.Join(state, "store")},
 		Defaults:   driver.LimitDefaults{DiskMB: 256},
+
+		RunnerMemory: 256 << 20,
 	}
 }
 

@@ -119,7 +119,7 @@ func (f *fixture) waitRunners(t testing.TB) {
 	deadline := time.After(30 * time.Second)
 	for {
 		r.mu.Lock()
-		ready, changed := len(r.ready) >= readyRunners, r.changed
+		ready, changed := len(r.ready) >= fewRunners, r.changed
 		r.mu.Unlock()
 		if ready {
 			return

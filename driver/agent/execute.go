@@ -131,7 +131,7 @@ func (s *Session) runCode(ctx context.Context, req ExecuteRequest, l label, dir 
 
 // maxStale bounds how often code changes runners: as many as may be ready and
 // two started for it.
-const maxStale = 6
+const maxStale = manyRunners + 2
 
 // errStale says that a runner could not take code and has run nothing.
 var errStale = errors.New("the runner is out of date")
@@ -212,12 +212,9 @@ func (s *Session) follow(e *execution, c *guest) {
 	leave := s.occupy(e)
 	s.goDo(func() {
 		defer close(e.recorded)
-		select {
-		case <-e.answered:
-		case <-s.ctx.Done():
-		}
+		s.awaitDelivered(e)
 		leave()
-		s.runners.fill(readyRunners)
+		s.runners.answered()
 		if r := e.lookup(); r.State == stateBackground {
 			e.journal.begin(e, c)
 			e.journal.keepAnswer(e)
@@ -233,12 +230,18 @@ func (s *Session) follow(e *execution, c *guest) {
 		stop := context.AfterFunc(s.ctx, func() { c.Close() })
 		defer stop()
 		err := c.stream(e.output.add, func(ev wire.Event) bool {
-			if ev.Event == wire.EventEvaluated {
+			switch ev.Event {
+			case wire.EventEvaluated:
 				s.goDo(func() { s.awaitListening(e) })
+			case wire.EventExiting:
+				s.runners.ended() // before anybody can come who has the answer
 			}
 			return e.event(ev)
 		})
 		begin.Stop()
+		if err == nil {
+			s.awaitDelivered(e)
+		}
 		switch {
 		case err != nil:
 		case len(s.pids(e)) > 0:
@@ -259,6 +262,27 @@ func (s *Session) follow(e *execution, c *guest) {
 		<-e.recorded
 		s.settle(e)
 	})
+}
+
+// deliverPatience bounds how long an answer may take to its caller before what is
+// left to do begins beside it: it is a write to a socket, as a rule.
+const deliverPatience = 10 * time.Millisecond
+
+// awaitDelivered returns when e is answered and its caller has the answer. On a
+// machine without a core to spare, the caller would wait for what else is done then.
+func (s *Session) awaitDelivered(e *execution) {
+	select {
+	case <-e.answered:
+	case <-s.ctx.Done():
+		return
+	}
+	late := time.NewTimer(deliverPatience)
+	defer late.Stop()
+	select {
+	case <-e.delivered:
+	case <-late.C:
+	case <-s.ctx.Done():
+	}
 }
 
 // lossReason is why an execution ended of which init will tell no more: with the

@@ -83,7 +83,10 @@ type execution struct {
 
 	// answered is closed at the first of: exit, background, time-out, loss.
 	answered chan struct{}
-	// recorded is closed, after answered, once the answer is in the history.
+	// delivered is closed, after answered, once the caller has the answer, or is gone.
+	delivered chan struct{}
+	deliver   func()
+	// recorded is closed, after that, once the answer is in the history.
 	recorded chan struct{}
 	// ended is closed when the first process is gone and the result final.
 	ended chan struct{}
@@ -124,13 +127,16 @@ const (
 )
 
 func newExecution(l label, unit string, g sandbox.Unit, limit int64) *execution {
+	delivered := make(chan struct{})
 	return &execution{
 		label: l, unit: unit, group: g,
-		output:   newOutput(limit),
-		answered: make(chan struct{}),
-		recorded: make(chan struct{}),
-		ended:    make(chan struct{}),
-		state:    stateRunning,
+		output:    newOutput(limit),
+		answered:  make(chan struct{}),
+		delivered: delivered,
+		deliver:   sync.OnceFunc(func() { close(delivered) }),
+		recorded:  make(chan struct{}),
+		ended:     make(chan struct{}),
+		state:     stateRunning,
 	}
 }
 

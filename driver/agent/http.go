@@ -174,6 +174,7 @@ func (s *Session) serveExecute(w http.ResponseWriter, r *http.Request) error {
 		}
 		return err
 	}
+	defer e.deliver()
 	if req.Stream {
 		return ignoreGone(s.streamOutput(r.Context(), w, e, 0, e.answered))
 	}
@@ -185,6 +186,7 @@ func (s *Session) serveExecute(w http.ResponseWriter, r *http.Request) error {
 	}
 	w.Header().Set("Server-Timing", fmt.Sprintf("exec;dur=%.2f", float64(time.Since(begin))/float64(time.Millisecond)))
 	writeJSON(w, http.StatusOK, res)
+	_ = http.NewResponseController(w).Flush() // before it is delivered; a client that is gone does not read it
 	return nil
 }
 

@@ -8,10 +8,12 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/buntime/buntime/driver"
 	"github.com/buntime/buntime/driver/guest/wire"
 	"github.com/buntime/buntime/driver/sandbox"
 )
@@ -21,6 +23,7 @@ type runner struct {
 	unit  string
 	group sandbox.Unit
 	cpu   time.Duration // what its start took
+	spare bool          // one of the node's spare ones
 }
 
 // prepareTimeout bounds the start of a runner. Bun takes 5 ms on a quiet
@@ -28,16 +31,49 @@ type runner struct {
 // may wait for some periods.
 const prepareTimeout = 20 * time.Second
 
+// calm is how long nobody has to begin an execution, or to be answered, before used
+// runners are replaced: to start one takes as much of the machine as to execute
+// something, which it would slow down.
+const calm = 10 * time.Millisecond
+
 // runners keeps some runners ready in the working directory that nearly every
-// execution uses.
+// execution uses: as many as the session has been seen to use without a pause
+// (sequence), and as the node has memory for (stock).
 type runners struct {
 	session *Session
+	stock   *stock
+	most    int // by the session's limits
+	refunds refunds
 
 	mu       sync.Mutex
 	ready    []*runner
 	starting int
 	waiting  int           // for one that is being started
 	changed  chan struct{} // closed and replaced when one is started, or was not
+	sequence sequence
+	filling  bool        // refill runs
+	timer    *time.Timer // of the next look
+}
+
+const (
+	// sessionPart of what a session may have is for its waiting runners.
+	sessionPart = 16
+	// runnerThreads is how many threads one has, with some room.
+	runnerThreads = 8
+)
+
+func newRunners(s *Session, k *stock, l driver.Limits) *runners {
+	r := &runners{session: s, stock: k, most: manyRunners, changed: make(chan struct{})}
+	if l.Memory > 0 {
+		r.most = min(r.most, int(l.Memory/sessionPart/runnerMemory))
+	}
+	if l.Pids > 0 {
+		r.most = min(r.most, int(l.Pids/sessionPart*2/runnerThreads))
+	}
+	r.most = max(r.most, 1)
+	r.timer = time.AfterFunc(forgetAfter, r.look)
+	r.timer.Stop() // until there was an execution
+	return r
 }
 
 // The kinds of what has a cgroup of its own, as its name begins.
@@ -70,6 +106,7 @@ func (r *runners) prepare(ctx context.Context, dir string) (*runner, error) {
 	}
 	if st, err := g.Stats(); err == nil {
 		run.cpu = st.CPU
+		r.refund(run.cpu)
 	}
 	return run, nil
 }
@@ -81,16 +118,23 @@ func (r *runners) take(ctx context.Context, dir string) (*runner, error) {
 		return r.prepare(ctx, dir)
 	}
 	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sequence.begun(time.Now())
 	for {
 		if len(r.ready) > 0 {
 			run := r.ready[0]
 			r.ready = r.ready[1:]
-			r.mu.Unlock()
+			r.unspare(run)
+			if r.sequence.now > 1 && len(r.ready)+r.starting == 0 {
+				r.start(1) // the next will not wait for a calm moment
+			}
 			return run, nil
 		}
 		if r.waiting >= r.starting {
 			r.mu.Unlock()
-			return r.prepare(ctx, dir)
+			run, err := r.prepare(ctx, dir)
+			r.mu.Lock()
+			return run, err
 		}
 		r.waiting++
 		changed := r.changed
@@ -104,9 +148,16 @@ func (r *runners) take(ctx context.Context, dir string) (*runner, error) {
 		r.mu.Lock()
 		r.waiting--
 		if err != nil {
-			r.mu.Unlock()
 			return nil, err
 		}
+	}
+}
+
+// unspare notes that a runner does not wait any more. Called with mu held.
+func (r *runners) unspare(run *runner) {
+	if run.spare {
+		run.spare = false
+		r.stock.release()
 	}
 }
 
@@ -134,34 +185,159 @@ func (r *runners) await(ctx context.Context) error {
 	return nil
 }
 
-// fill starts runners in the background until want are ready.
+// fill starts runners in the background, at once, until want are ready.
 func (r *runners) fill(want int) {
 	r.mu.Lock()
-	missing := want - len(r.ready) - r.starting
-	if missing <= 0 {
-		r.mu.Unlock()
+	defer r.mu.Unlock()
+	r.start(want - len(r.ready) - r.starting)
+}
+
+// start starts n runners in the background. Called with mu held.
+func (r *runners) start(n int) {
+	if n <= 0 {
 		return
 	}
-	r.starting += missing
-	r.mu.Unlock()
+	r.starting += n
 	release := r.session.life.hold()
 	r.session.goDo(func() {
 		defer release()
-		for range missing {
-			run, err := r.prepare(r.session.ctx, workspaceDir)
-			r.mu.Lock()
-			r.starting--
-			if err == nil {
-				r.ready = append(r.ready, run)
-			}
-			close(r.changed)
-			r.changed = make(chan struct{})
-			r.mu.Unlock()
-			if err != nil && r.session.ctx.Err() == nil {
-				r.session.log.Warn("no runner could be started", "error", err)
-			}
+		for range n {
+			r.add(false)
 		}
 	})
+}
+
+// add makes a runner, which is among those that are starting already, a ready one.
+func (r *runners) add(spare bool) {
+	run, err := r.prepare(r.session.ctx, workspaceDir)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.starting--
+	switch {
+	case err == nil:
+		run.spare = spare
+		r.ready = append(r.ready, run)
+	case spare:
+		r.stock.release()
+	}
+	close(r.changed)
+	r.changed = make(chan struct{})
+	if err != nil && r.session.ctx.Err() == nil {
+		r.session.log.Warn("no runner could be started", "error", err)
+	}
+}
+
+// ended notes that an execution ends.
+func (r *runners) ended() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sequence.ended(time.Now())
+}
+
+// answered notes that the caller of an execution has its answer.
+func (r *runners) answered() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sequence.ended(time.Now())
+	if len(r.ready)+r.starting == 0 {
+		r.start(1)
+	}
+	r.timer.Reset(calm)
+}
+
+// look brings the number of waiting runners to what it should be, in a calm moment.
+func (r *runners) look() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	if r.session.ctx.Err() != nil || r.session.life.resting() {
+		return // what stands still can neither start nor end; the next answer looks again
+	}
+	if pause := calm - now.Sub(r.sequence.last); pause > 0 {
+		r.timer.Reset(pause)
+		return
+	}
+	want := r.want(now)
+	if len(r.ready)+r.starting < want && !r.filling {
+		r.filling = true
+		release := r.session.life.hold()
+		r.session.goDo(func() {
+			defer release()
+			r.refill()
+		})
+	}
+	r.drop(want)
+	if pause := r.sequence.changes(now); pause > 0 {
+		r.timer.Reset(pause)
+	}
+}
+
+// want is how many runners should be ready. Called with mu held.
+func (r *runners) want(now time.Time) int {
+	want := min(r.sequence.want(now), r.most)
+	if want > 1 && r.stock.short() {
+		return 1
+	}
+	return want
+}
+
+// refill starts runners one after the other for as long as it is calm.
+func (r *runners) refill() {
+	for r.refillOne() {
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.filling = false
+}
+
+// refillOne starts one, unless there are enough or this is no time for it.
+func (r *runners) refillOne() bool {
+	done, err := r.stock.turn(r.session.ctx)
+	if err != nil {
+		return false
+	}
+	defer done()
+	r.mu.Lock()
+	now := time.Now()
+	switch {
+	case len(r.ready)+r.starting >= r.want(now), r.session.life.resting():
+		r.mu.Unlock()
+		return false
+	case now.Sub(r.sequence.last) < calm:
+		r.timer.Reset(calm)
+		r.mu.Unlock()
+		return false
+	}
+	spare := r.starting > 0 || slices.ContainsFunc(r.ready, func(run *runner) bool { return !run.spare })
+	if spare && !r.stock.reserve() {
+		r.mu.Unlock()
+		return false
+	}
+	r.starting++
+	r.mu.Unlock()
+	r.add(spare)
+	return true
+}
+
+// drop ends runners until at most want wait. Called with mu held.
+func (r *runners) drop(want int) {
+	for len(r.ready) > want {
+		run := r.ready[len(r.ready)-1]
+		r.ready = r.ready[:len(r.ready)-1]
+		r.unspare(run)
+		r.session.goDo(func() { r.discard(run) })
+	}
+}
+
+// close lets go of what the runners have of the node's. They go with the sandbox, or
+// when it is recovered.
+func (r *runners) close() {
+	r.timer.Stop()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, run := range r.ready {
+		r.unspare(run)
+	}
 }
 
 // discard ends a runner that will not be used.

@@ -250,6 +250,7 @@ const leaveTimeout = 500 * time.Millisecond
 // close ends what serves the session in this process. Executions stay.
 func (s *Session) close(cause error) {
 	s.life.close()
+	s.runners.close()
 	if s.life.gone() {
 		// Who came in the meantime is told where to look.
 		ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
