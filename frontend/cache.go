@@ -13,6 +13,11 @@ import (
 // Until then the node agent refuses what it does not carry any more.
 const cacheFor = time.Second
 
+// presumeFor is how long a record may be used for a request that is confirmed before
+// it is answered (Service.Presume). It is shorter than what a session needs to come to
+// rest, or to be given up with its node: either would cost a vain try to connect.
+const presumeFor = time.Minute
+
 // cache holds records read a moment ago, so that a sequence of requests to one
 // session costs the store one read a second.
 type cache struct {
@@ -27,11 +32,14 @@ type cached struct {
 }
 
 // get returns a record that was read less than cacheFor before now, or nil.
-func (c *cache) get(id string, now time.Time) *Session {
+func (c *cache) get(id string, now time.Time) *Session { return c.within(id, now, cacheFor) }
+
+// within returns a record that was read less than d before now, or nil.
+func (c *cache) within(id string, now time.Time, d time.Duration) *Session {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e, ok := c.records[id]
-	if !ok || now.Sub(e.at) >= cacheFor {
+	if !ok || now.Sub(e.at) >= d {
 		return nil
 	}
 	return e.session
@@ -61,10 +69,10 @@ func (c *cache) set(id string, e cached, now time.Time) {
 	if c.records == nil {
 		c.records = map[string]cached{}
 	}
-	if now.Sub(c.swept) >= cacheFor {
+	if now.Sub(c.swept) >= 2*lookupTimeout {
 		c.swept = now
 		for id, e := range c.records {
-			if age := now.Sub(e.at); age >= 2*lookupTimeout || e.session != nil && age >= cacheFor {
+			if age := now.Sub(e.at); age >= presumeFor || e.session == nil && age >= 2*lookupTimeout {
 				delete(c.records, id)
 			}
 		}

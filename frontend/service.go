@@ -189,6 +189,10 @@ func (s *Service) lookup(ctx context.Context, id string) (*Session, error) {
 
 func (s *Service) read(ctx context.Context, id string) (*Session, error) {
 	defer timing.Start(ctx, "kv")()
+	return s.readUntimed(ctx, id)
+}
+
+func (s *Service) readUntimed(ctx context.Context, id string) (*Session, error) {
 	sess, err := share(ctx, &s.flights, "read "+id, lookupTimeout, func(ctx context.Context) (*Session, error) {
 		asked := s.Now()
 		sess, err := s.Store.Get(ctx, id)

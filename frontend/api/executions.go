@@ -108,22 +108,45 @@ func (s *Server) execute(ctx context.Context, in *executeInput) (*raw, error) {
 	if err := r.check(key.Allowed); err != nil {
 		return nil, err
 	}
-	sess, err := s.Sessions.Resolve(ctx, key.Account, r.SessionID)
-	if err != nil {
-		return nil, err
-	}
-	c, id, err := r.call(sess)
-	if err != nil {
-		return nil, err
-	}
 	if in.Key != "" {
+		sess, err := s.Sessions.Resolve(ctx, key.Account, r.SessionID)
+		if err != nil {
+			return nil, err
+		}
+		c, id, err := r.call(sess)
+		if err != nil {
+			return nil, err
+		}
 		return s.executeOnce(ctx, in, c, id)
 	}
+	sess, err := s.Sessions.Presume(ctx, key.Account, r.SessionID)
+	if err != nil {
+		return nil, err
+	}
+	c, id, err := r.call(sess.Session)
+	if err != nil {
+		return nil, err
+	}
+	c.find = sess.Find
 	a, err := s.call(ctx, c)
 	if err != nil {
 		return nil, err
 	}
+	if err := sess.Confirm(ctx); err != nil {
+		a.drop()
+		return nil, told(ctx, unconfirmed(err))
+	}
 	return a.pass(executionHeader, id), nil
+}
+
+// unconfirmed is what a client is told whose execution ran where its session was
+// presumed to be.
+func unconfirmed(err error) error {
+	if errors.Is(err, frontend.ErrPresumed) {
+		e := frontend.Unsure("the session moved to another node while the code ran; what it did to the session may be lost")
+		return &unsure{fmt.Errorf("%w; %w", e, err)}
+	}
+	return err
 }
 
 // call is the request to the session's node, with a new execution's id.

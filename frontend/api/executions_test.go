@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 // same fails the test unless two JSON texts have the same value.
@@ -271,4 +272,31 @@ func TestOutputUntil(t *testing.T) {
 		t.Errorf("the node was asked %+v", asked)
 	}
 	w.send(paid, "GET", "/executions/exe_1/output?sessionId="+id+"&until=noon", "").field("until")
+}
+
+// TestExecuteDeletedElsewhere: a session that another front-end has deleted is not
+// there, although its node has not heard of that yet and has run the code.
+func TestExecuteDeletedElsewhere(t *testing.T) {
+	w := newWorld(t)
+	id := w.create(paid)
+	w.sessions.Close()
+	w.node.answers(says(`{"stdout":"1\n","exitCode":0}`))
+	w.send(paid, "POST", "/execute", `{"sessionId":"`+id+`","code":"1"}`).ok(nil)
+	sess, err := w.store.Get(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.store.Delete(t.Context(), sess); err != nil {
+		t.Fatal(err)
+	}
+	now := w.sessions.Now
+	w.sessions.Now = func() time.Time { return now().Add(time.Second) }
+	for range 2 {
+		if r := w.send(paid, "POST", "/execute", `{"sessionId":"`+id+`","code":"1"}`); r.Code != http.StatusNotFound {
+			t.Errorf("status %d: %s", r.Code, r.Body)
+		}
+	}
+	if n := len(w.node.requests()); n != 2 {
+		t.Errorf("the node got %d requests, want one before the session was deleted and one that found out", n)
+	}
 }
