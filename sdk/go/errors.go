@@ -134,3 +134,17 @@ func (e *Error) mayRepeat(r repeat) bool {
 	}
 	return false
 }
+
+// Partial is what an execution had come to that ended with the error, or nil.
+func (e *Error) Partial() *Result {
+	said, ok := e.Details["result"]
+	if !ok {
+		return nil
+	}
+	text, err := json.Marshal(said)
+	var r Result
+	if err != nil || json.Unmarshal(text, &r) != nil {
+		return nil
+	}
+	return &r
+}

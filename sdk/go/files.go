@@ -10,6 +10,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -71,6 +73,27 @@ func (c *Client) ReadFile(ctx context.Context, session, path string, most int64)
 		return nil, err
 	}
 	return content, nil
+}
+
+// ReadPart reads a part of a file, of at most length bytes from offset on, and says how
+// many the whole has.
+func (c *Client) ReadPart(ctx context.Context, session, path string, offset, length int64) (part []byte, size int64, err error) {
+	header := http.Header{"Range": {fmt.Sprintf("bytes=%d-%d", offset, offset+length-1)}}
+	err = c.try(ctx, call{method: http.MethodGet, path: "/files/read", query: in(session, path), header: header, limit: c.limit()}, func(res *http.Response) error {
+		defer res.Body.Close()
+		size = res.ContentLength
+		if _, whole, ok := strings.Cut(res.Header.Get("Content-Range"), "/"); ok {
+			size, err = strconv.ParseInt(whole, 10, 64)
+			if err != nil {
+				return &Error{Code: CodeInvalidResponse, Status: res.StatusCode, Message: fmt.Sprintf("read %s: the size %q is none", path, whole)}
+			}
+		} else if offset > 0 { // an empty file has no parts, and the whole of it was not asked for
+			return nil
+		}
+		part, err = io.ReadAll(io.LimitReader(res.Body, length))
+		return err
+	})
+	return part, size, err
 }
 
 // DeleteFile removes a file or, with recursive, a directory and what is in it.

@@ -42,7 +42,7 @@ func (c *Client) ExecuteStream(ctx context.Context, r ExecuteRequest) iter.Seq2[
 		Stream bool `json:"stream"`
 	}{r, true}
 	first := keyed(call{method: http.MethodPost, path: "/execute", body: body}, r.IdempotencyKey)
-	return c.events(ctx, first, outputCall{session: r.SessionID, until: "answer"})
+	return c.events(ctx, first, outputCall{session: r.SessionID, until: "answer", started: r.Started})
 }
 
 // Output reads an execution's output from a place on, "" for the beginning, until it
@@ -54,7 +54,10 @@ func (c *Client) Output(ctx context.Context, session, execution, from, until str
 }
 
 // outputCall is how to read an execution's output on.
-type outputCall struct{ session, execution, until string }
+type outputCall struct {
+	session, execution, until string
+	started                   func(id string) // of the first connection only
+}
 
 func (o outputCall) call(p position) call {
 	q := in(o.session, "")
@@ -114,6 +117,10 @@ func (c *Client) connection(ctx context.Context, call call, o *outputCall, p *po
 	}
 	if id := res.Header.Get("X-Execution-Id"); id != "" {
 		o.execution = id
+	}
+	if o.started != nil {
+		o.started(o.execution)
+		o.started = nil
 	}
 	for event, err := range serverEvents(res.Body, func() { alarm.Reset(silence) }) {
 		if err != nil {

@@ -122,6 +122,9 @@ type ExecuteRequest struct {
 	WorkingDir string `json:"workingDir,omitempty"`
 	// IdempotencyKey is as in CreateRequest.
 	IdempotencyKey string `json:"-"`
+	// Started, if not nil, is told the id of an execution whose output is streamed,
+	// before any of it has come.
+	Started func(executionID string) `json:"-"`
 }
 
 // Result is what an execution came to.
