@@ -42,6 +42,7 @@ type world struct {
 	scheduler *frontendtest.Scheduler
 	node      *fakeNode
 	log       *bytes.Buffer
+	config    api.Config
 }
 
 // fakeNode answers as a node agent does to who has the right token.
@@ -127,14 +128,22 @@ func newWorld(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.Server, err = api.New(api.Config{
+	w.config = api.Config{
 		Sessions: w.sessions, Node: client, Keys: keys, Log: log,
 		BaseURL: "http://api.test", PreviewScheme: "https", PreviewDomain: "preview.test:8443",
-	})
-	if err != nil {
-		t.Fatal(err)
 	}
-	return w
+	return w.again()
+}
+
+// again is one more front-end of the same system.
+func (w *world) again() *world {
+	w.t.Helper()
+	n := *w
+	var err error
+	if n.Server, err = api.New(w.config); err != nil {
+		w.t.Fatal(err)
+	}
+	return &n
 }
 
 type syncWriter struct {

@@ -121,6 +121,7 @@ func (s *Server) routes() (document, page []byte, err error) {
 	s.archiveRoutes(api)
 	documentHeaders(api.OpenAPI())
 	s.private.HandleFunc("GET /metrics", s.serveMetrics)
+	s.mcpRoutes()
 	if document, err = api.OpenAPI().MarshalJSON(); err != nil {
 		return nil, nil, fmt.Errorf("encode OpenAPI document: %w", err)
 	}

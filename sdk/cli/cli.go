@@ -69,6 +69,7 @@ line makes no sense.`,
 	f.StringVar(&a.flagKey, "key", "", "API key; other users of this machine can see it here, better use BUNTIME_API_KEY")
 	f.StringVarP(&a.format, "output", "o", formatTable, "table or json: the API's own words")
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{formatTable, formatJSON}, cobra.ShellCompDirectiveNoFileComp))
+	root.AddCommand(a.newMCP())
 	return root
 }
 

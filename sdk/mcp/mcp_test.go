@@ -1,0 +1,150 @@
+// Copyright (c) The Buntime Authors
+// SPDX-License-Identifier: MPL-2.0
+
+package mcp
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/buntime/buntime/sdk/go"
+)
+
+// TestExplain: every error of the API says what to do.
+func TestExplain(t *testing.T) {
+	for code, want := range map[string]string{
+		"session_limit_exceeded": "ask the user to delete one",
+		"rate_limit_exceeded":    "make fewer, larger calls",
+		"disk_full":              "free space",
+		"memory_limit_exceeded":  "work on less",
+		"service_unavailable":    "look whether it was done",
+		"unauthorized":           "valid API key",
+		"internal_error":         "tell the user that it was request req_1",
+	} {
+		status := http.StatusBadRequest
+		if code == "internal_error" {
+			status = http.StatusInternalServerError
+		}
+		err := explain(fmt.Errorf("call: %w", &buntime.Error{Code: code, Status: status, Message: "what happened", RequestID: "req_1"}), true)
+		if text := err.Error(); !strings.HasPrefix(text, "what happened ("+code+")\nWhat to do: ") || !strings.Contains(text, want) {
+			t.Errorf("%s: %s", code, text)
+		}
+	}
+	if text := explain(&buntime.Error{Code: "service_unavailable", Details: map[string]any{"done": "no"}}, true).Error(); !strings.Contains(text, "nothing was done") {
+		t.Error(text)
+	}
+	if text := explain(&buntime.Error{Code: "x", Details: map[string]any{"done": "unknown"}}, true).Error(); !strings.Contains(text, "may have been done") {
+		t.Error(text)
+	}
+	if own, named := explain(&buntime.Error{Code: "session_not_found"}, true), explain(&buntime.Error{Code: "session_not_found"}, false); own.Error() == named.Error() {
+		t.Error(own)
+	}
+	if err := errors.New("other"); explain(err, true) != err {
+		t.Error("an error that is none of the API's was changed")
+	}
+}
+
+func TestPortURL(t *testing.T) {
+	for port, want := range map[int]string{8080: "http://ses-a.localhost:8700", 3000: "http://3000-ses-a.localhost:8700"} {
+		if got := portURL("http://ses-a.localhost:8700", port); got != want {
+			t.Errorf("%d: %s", port, got)
+		}
+	}
+}
+
+func FuzzCut(f *testing.F) {
+	f.Add("short", int64(0))
+	f.Add(strings.Repeat("ñ", longestText), int64(7))
+	f.Add("a"+strings.Repeat("🎈", longestText), int64(0))
+	f.Fuzz(func(t *testing.T, text string, more int64) {
+		text = strings.ToValidUTF8(text, "")
+		short, left := cut(text, more, "f")
+		if !utf8.ValidString(short) || len(short) > longestText+200 {
+			t.Errorf("%d bytes, valid %t", len(short), utf8.ValidString(short))
+		}
+		if len(text) <= longestText && (short != text || left != more) {
+			t.Error("a short text was changed")
+		}
+	})
+}
+
+// FuzzTextOf: a text that is read in parts is the text.
+func FuzzTextOf(f *testing.F) {
+	f.Add("hello", 2)
+	f.Add("ñññ", 1)
+	f.Add("a🎈b🎈", 5)
+	f.Fuzz(func(t *testing.T, whole string, length int) {
+		if !utf8.ValidString(whole) || strings.ContainsRune(whole, 0) || length < utf8.UTFMax || length > 1<<16 {
+			t.Skip()
+		}
+		var got strings.Builder
+		for at := 0; at < len(whole); {
+			end := min(at+length, len(whole))
+			text, rest, ok := textOf([]byte(whole[at:end]), at > 0, end < len(whole))
+			if !ok || end-rest <= at {
+				t.Fatalf("at %d of %q: %t, %d", at, whole, ok, rest)
+			}
+			got.WriteString(text)
+			at = end - rest
+		}
+		if got.String() != whole {
+			t.Errorf("%q became %q", whole, got.String())
+		}
+	})
+}
+
+// FuzzPeek: what comes in is looked at without harm, and names of calls differ as their
+// ids do.
+func FuzzPeek(f *testing.F) {
+	for _, s := range []string{`{"id":1,"method":"tools/call"}`, `[]`, ``, `{"method":"notifications/cancelled","params":{"requestId":"1"}}`, ` [{}]`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		m, err := peek(body)
+		if err == nil && len(body) > 0 && strings.HasPrefix(strings.TrimSpace(string(body)), "[") {
+			t.Errorf("%q is more than one message", body)
+		}
+		if err == nil && !json.Valid(body) {
+			t.Errorf("%q is no JSON", body)
+		}
+		if len(m.ID) > 0 && callName("a", m.ID) == callName("b", m.ID) {
+			t.Error("two conversations share a call")
+		}
+	})
+}
+
+// TestAnswersNobodyElse: what is asked of a handler with other headers is refused
+// before anything is read of it.
+func TestAnswersNobodyElse(t *testing.T) {
+	h := NewHandler(HandlerConfig{Origin: "https://api.example", Client: func(*http.Request) *buntime.Client {
+		t.Error("asked for a client")
+		return nil
+	}})
+	for _, test := range []struct {
+		method, header, value string
+		status                int
+	}{
+		{"POST", "Origin", "https://api.example.evil.example", http.StatusForbidden},
+		{"POST", "Origin", "null", http.StatusForbidden},
+		{"POST", "Origin", "http://api.example", http.StatusForbidden},
+		{"POST", sessionHeader, "mcp-", http.StatusNotFound},
+		{"POST", sessionHeader, newID() + "x", http.StatusNotFound},
+		{"DELETE", "X-Other", "", http.StatusBadRequest},
+		{"GET", "X-Other", "", http.StatusMethodNotAllowed},
+		{"PUT", sessionHeader, newID(), http.StatusMethodNotAllowed},
+	} {
+		r := httptest.NewRequest(test.method, "/mcp", strings.NewReader("{}"))
+		r.Header.Set(test.header, test.value)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != test.status {
+			t.Errorf("%s %s: %s: status %d, want %d", test.method, test.header, test.value, w.Code, test.status)
+		}
+	}
+}
