@@ -73,12 +73,16 @@ func (i *instance) api(s *Session, token string) http.Handler {
 				return
 			}
 			if activity {
+				still, begin := s.life.resting(), time.Now()
 				leave, err := s.life.use("request")
 				if err != nil {
 					writeError(w, notAwake(err))
 					return
 				}
 				defer leave()
+				if still {
+					w.Header().Set(timingHeader, lasted("thaw", begin))
+				}
 			}
 			if err := h(w, r); err != nil {
 				writeError(w, err)
@@ -176,7 +180,10 @@ func (s *Session) serveExecute(w http.ResponseWriter, r *http.Request) error {
 	}
 	defer e.deliver()
 	if req.Stream {
-		return ignoreGone(s.streamOutput(r.Context(), w, e, 0, e.answered))
+		w.Header().Set("Trailer", timingHeader)
+		err := s.streamOutput(r.Context(), w, e, 0, e.answered)
+		w.Header().Set(timingHeader, lasted("exec", begin))
+		return ignoreGone(err)
 	}
 	ctx, answered := tracing.Span(r.Context(), "run", tracing.Execution.String(req.ExecutionID))
 	res, err := s.answer(ctx, e)
@@ -184,10 +191,18 @@ func (s *Session) serveExecute(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Server-Timing", fmt.Sprintf("exec;dur=%.2f", float64(time.Since(begin))/float64(time.Millisecond)))
+	w.Header().Add(timingHeader, lasted("exec", begin))
 	writeJSON(w, http.StatusOK, res)
 	_ = http.NewResponseController(w).Flush() // before it is delivered; a client that is gone does not read it
 	return nil
+}
+
+// timingHeader says where the time went; the front-end adds its own.
+const timingHeader = "Server-Timing"
+
+// lasted is how long something has taken, in the header's form.
+func lasted(name string, begin time.Time) string {
+	return fmt.Sprintf("%s;dur=%.2f", name, float64(time.Since(begin))/float64(time.Millisecond))
 }
 
 // ignoreGone drops an error that comes of a client that went away in the middle

@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -44,6 +45,40 @@ func open(t *testing.T, ctx context.Context, base, method, path, body string) *h
 	}
 	t.Cleanup(func() { res.Body.Close() })
 	return res
+}
+
+// TestTrailer: what a node says at the end of a stream comes with the time that the
+// whole has taken; an answer whose length is known ends without.
+func TestTrailer(t *testing.T) {
+	w := newWorld(t)
+	id, base := w.create(paid), served(t, w)
+	ask := func(node http.HandlerFunc) *http.Response {
+		w.node.answers(node)
+		res := open(t, t.Context(), base, "POST", "/execute", `{"sessionId":"`+id+`","code":"1"}`)
+		if _, err := io.Copy(io.Discard, res.Body); err != nil {
+			t.Fatal(err)
+		}
+		return res
+	}
+	res := ask(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		w.Header().Set("Trailer", "Server-Timing")
+		w.Header().Set("Server-Timing", "thaw;dur=3.00")
+		if err := http.NewResponseController(w).Flush(); err != nil {
+			t.Error(err)
+		}
+		w.Header().Set("Server-Timing", "exec;dur=2.00")
+	})
+	if head := res.Header.Get("Server-Timing"); !regexp.MustCompile(`^auth;dur=.*total;dur=[0-9.]+, thaw;dur=3.00$`).MatchString(head) {
+		t.Errorf("head %q", head)
+	}
+	if end := res.Trailer.Get("Server-Timing"); !regexp.MustCompile(`^total;dur=[0-9.]+, exec;dur=2.00$`).MatchString(end) {
+		t.Errorf("trailer %q", end)
+	}
+	res = ask(says("{}"))
+	if res.ContentLength != 2 || len(res.Trailer) > 0 {
+		t.Errorf("length %d, trailer %v", res.ContentLength, res.Trailer)
+	}
 }
 
 // TestStream: each event is with the client before the node makes the next.

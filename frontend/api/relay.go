@@ -20,7 +20,7 @@ import (
 // that net/http keeps them in.
 var passed = []string{
 	"Content-Type", "Content-Length", "Content-Range", "Content-Disposition", "Accept-Ranges", "Etag",
-	"Last-Modified", "Cache-Control", "X-Total-Count", "Retry-After", "Server-Timing",
+	"Last-Modified", "Cache-Control", "X-Total-Count", "Retry-After", timingHeader,
 }
 
 const chunk = 32 << 10
@@ -40,8 +40,16 @@ func relay(ctx context.Context, w http.ResponseWriter, res *http.Response) {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Accel-Buffering", "no") // proxies of nginx's kind wait for more otherwise
 	}
+	out, ours := w.(*writer)
+	trails := ours && res.ContentLength < 0 // it may take long, or be a stream
+	if trails {
+		w.Header().Set("Trailer", timingHeader)
+	}
 	w.WriteHeader(res.StatusCode)
 	err := pass(w, res.Body, events)
+	if trails {
+		out.trail(res.Trailer)
+	}
 	if err == nil || errors.Is(err, errGone) || ctx.Err() != nil {
 		return
 	}

@@ -6,6 +6,7 @@ package api
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/buntime/buntime/frontend/timing"
@@ -31,14 +32,24 @@ func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 func (w *writer) WriteHeader(status int) {
 	if !w.wrote {
 		w.wrote, w.status = true, status
-		ours := fmt.Sprintf("%s, total;dur=%.3f", w.spans, float64(time.Since(w.begin))/float64(time.Millisecond))
-		if node := w.Header().Get("Server-Timing"); node != "" {
-			ours += ", " + node
-		}
-		w.Header().Set("Server-Timing", ours)
+		w.time(w.spans.String()+", "+w.total(), w.Header().Values(timingHeader))
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
+
+const timingHeader = "Server-Timing"
+
+func (w *writer) time(ours string, node []string) {
+	w.Header().Set(timingHeader, strings.Join(append([]string{ours}, node...), ", "))
+}
+
+func (w *writer) total() string {
+	return fmt.Sprintf("total;dur=%.3f", float64(time.Since(w.begin))/float64(time.Millisecond))
+}
+
+// trail ends an answer whose head announced the header as a trailer, too: the times
+// until the end, with what the node says at its own.
+func (w *writer) trail(node http.Header) { w.time(w.total(), node.Values(timingHeader)) }
 
 // Write implements http.ResponseWriter.
 func (w *writer) Write(p []byte) (int, error) {
