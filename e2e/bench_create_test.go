@@ -3,13 +3,6 @@
 
 package e2e
 
-import (
-	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
-)
-
 // benchSlots is how many slots are ready where some are.
 const benchSlots = 100
 
@@ -25,13 +18,10 @@ func (m *bench) create() {
 		m.createToResult("session of 1 core", 1, new(spans)),
 		m.dispatchToResult("dispatch, raw_exec", "raw_exec", false),
 		m.dispatchToResult("dispatch, raw_exec without logs", "raw_exec", true),
+		m.dispatchToResult("dispatch, exec", "exec", false),
+		m.runcToResult("runc run"),
 	}
-	peer, note := contenders[3], ""
-	if m.smallChroot() {
-		contenders = append(contenders, m.dispatchToResult("dispatch, exec", "exec", false))
-	} else {
-		note = "\n  without exec: this client's configuration has no chroot_env, so a task gets all of the host's /usr first"
-	}
+	peer := contenders[3]
 	m.race(2, 1, contenders...)
 	for _, c := range contenders {
 		c.took = nil
@@ -40,7 +30,7 @@ func (m *bench) create() {
 
 	m.race(rounds, 1, contenders...)
 	m.table("Create to first result, one at a time", peer, contenders...)
-	fmt.Printf("  session of 0.25 cores; Server-Timing, p50: %s\n  session of a slot: %s%s\n", &timing, &slotTiming, note)
+	note("session of 0.25 cores; Server-Timing, p50: "+timing.String(), "session of a slot: "+slotTiming.String())
 }
 
 func (m *bench) createToResult(name string, cores float64, timing *spans) *contender {
@@ -56,13 +46,4 @@ func (m *bench) createToResult(name string, cores float64, timing *spans) *conte
 		},
 		after: func() error { return m.close(s) },
 	}
-}
-
-// smallChroot says whether Nomad's client has been told what belongs into the
-// chroot of a task of the driver exec. By default it is some 100,000 files,
-// which takes many seconds and as long to remove.
-func (m *bench) smallChroot() bool {
-	config, err := os.ReadFile(filepath.Join(m.stack.Dir, "client.hcl"))
-	m.must(err)
-	return strings.Contains(string(config), "chroot_env")
 }

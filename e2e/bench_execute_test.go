@@ -47,7 +47,7 @@ func (m *bench) executeWithPauses() {
 
 	m.race(rounds, 1, api, bare, cli, socket)
 	m.table(fmt.Sprintf("Execute, %v of quiet before each", pause), bare, api, bare, cli, socket)
-	fmt.Println("  session of 0.25 cores; Server-Timing, p50:", timing.String())
+	note("session of 0.25 cores; Server-Timing, p50: " + timing.String())
 }
 
 // executeInARow asks for more than a session has runners ready.
@@ -60,7 +60,7 @@ func (m *bench) executeInARow() {
 	m.must(s.execute(new(spans)))
 	m.race(rounds, batch, api, bare)
 	m.table(fmt.Sprintf("Execute, %d in a row without a pause", batch), bare, api, bare)
-	fmt.Println("  session of 1 core; Server-Timing, p50:", timing.String())
+	note("session of 1 core; Server-Timing, p50: " + timing.String())
 }
 
 // task is the name of the task in a session's job.

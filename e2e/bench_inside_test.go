@@ -61,7 +61,8 @@ func (m *bench) atWork() {
 		m.must(err)
 		m.must(note(1, string(out)))
 	}
-	t := newTable("Bun at work", "n", "inside p50", "max", "outside p50", "max", "p50 ratio")
+	t := newTable("Bun at work", "n", "inside p50", "inside max", "outside p50", "outside max", "p50 ratio")
+	t.Marks = []string{"inside p50", "inside max", "outside p50", "outside max"}
 	for _, w := range work {
 		in, out := slices.Sorted(slices.Values(figures[0][w.key])), slices.Sorted(slices.Values(figures[1][w.key]))
 		cell := func(v float64) string { return strconv.FormatFloat(v, 'f', 1, 64) }

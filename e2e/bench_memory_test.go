@@ -50,7 +50,9 @@ func (m *bench) memory() {
 }
 
 func (m *bench) insideTable(one, all map[string]held, many int) {
-	t := newTable("Memory of a session, waiting", "processes", "PSS", "private", fmt.Sprintf("PSS, each of %d", many), "private")
+	each := func(what string) string { return fmt.Sprintf("%s, each of %d", what, many) }
+	t := newTable("Memory of a session, waiting", "processes", "PSS", "private", each("PSS"), each("private"))
+	t.Marks = []string{"PSS", "private", each("PSS"), each("private")}
 	sums := [2]held{}
 	n := float64(many)
 	row := func(name string, one, all held) {
@@ -73,6 +75,7 @@ func (m *bench) insideTable(one, all map[string]held, many int) {
 func (m *bench) serverTable(at map[int]map[string]held, states []int) {
 	first, last := states[1], states[len(states)-1]
 	t := newTable("Memory of the servers", "0 sessions", strconv.Itoa(first), strconv.Itoa(last), "per session")
+	t.Marks = []string{"0 sessions", strconv.Itoa(first), strconv.Itoa(last)}
 	for _, name := range []string{"plugin", "front-end", "nomad-client", "nomad-server", "consul"} {
 		var cells []string
 		for _, n := range states {

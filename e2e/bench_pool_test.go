@@ -111,7 +111,7 @@ func (b *burst) row(name string, t *table) {
 	for _, p := range percentiles {
 		cells = append(cells, ms(percentile(took, p)))
 	}
-	t.row(append(cells, strconv.Itoa(len(b.refused)))...)
+	t.row(append(cells, strconv.Itoa(len(b.refused)))...).Samples = samples(b.took)
 }
 
 func (b *burst) run() error {

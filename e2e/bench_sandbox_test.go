@@ -40,7 +40,7 @@ func (m *bench) sandboxes() {
 	contenders := []*contender{
 		m.ownSandbox("sandbox, every layer", node),
 		m.bubblewrap(rootfs),
-		m.runc(rootfs),
+		m.command("runc", m.runc("first", rootfs, "-e", firstLine), "first\n"),
 		m.plain(rootfs),
 	}
 	defer func() { stop() }()
@@ -52,8 +52,8 @@ func (m *bench) sandboxes() {
 	m.table("Start until Bun's first line", contenders[1], contenders...)
 	served := m.served[len(m.served)-rounds:]
 	slices.Sort(served)
-	fmt.Printf("  ours until init serves: p50 %s, p95 %s\n", ms(percentile(served, 50)), ms(percentile(served, 95)))
-	fmt.Println("  the same root file system and Bun; ours also has a veth, a file system and limits of its own, the others have none; runc no user namespace")
+	note(fmt.Sprintf("ours until init serves: p50 %s, p95 %s", ms(percentile(served, 50)), ms(percentile(served, 95))),
+		"the same root file system and Bun; ours also has a veth, a file system and limits of its own, the others have none; runc no user namespace")
 }
 
 // withoutLayers are the layers of a sandbox that can be switched off, by the
@@ -183,19 +183,19 @@ func (m *bench) mainLine(box *sandbox.Sandbox) error {
 	if err != nil {
 		return err
 	}
-	return expectLine(r)
+	return expectLine(r, "first\n")
 }
 
-func expectLine(r io.Reader) error {
+func expectLine(r io.Reader, want string) error {
 	line, err := bufio.NewReader(r).ReadString('\n')
-	if line != "first\n" {
+	if line != want {
 		return fmt.Errorf("the first line is %q: %w", line, err)
 	}
 	return nil
 }
 
-// command is a contender that is a command of the host's.
-func (m *bench) command(name string, args func() []string, after func() error) *contender {
+// command is a contender that is a command of the host's, until its first line.
+func (m *bench) command(name string, args func() []string, want string) *contender {
 	var cmd *exec.Cmd
 	return &contender{
 		name:   name,
@@ -211,22 +211,16 @@ func (m *bench) command(name string, args func() []string, after func() error) *
 			if err := cmd.Start(); err != nil {
 				return err
 			}
-			return expectLine(out)
+			return expectLine(out, want)
 		},
-		after: func() error {
-			err := cmd.Wait()
-			if after != nil {
-				err = errors.Join(err, after())
-			}
-			return err
-		},
+		after: func() error { return cmd.Wait() },
 	}
 }
 
 func (m *bench) plain(rootfs string) *contender {
 	return m.command("plain exec", func() []string {
 		return []string{filepath.Join(rootfs, "usr/local/bin/bun"), "-e", firstLine}
-	}, nil)
+	}, "first\n")
 }
 
 // bubblewrap has all namespaces and nothing else: no network, limits or filter.
@@ -237,28 +231,34 @@ func (m *bench) bubblewrap(rootfs string) *contender {
 			"--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/workspace", "--chdir", "/workspace",
 			"--cap-drop", "ALL", "--", "/usr/local/bin/bun", "-e", firstLine,
 		}
-	}, nil)
+	}, "first\n")
 }
 
 // runc has a bundle as container engines make them, with their seccomp filter in
 // short: names that are refused.
-func (m *bench) runc(rootfs string) *contender {
-	bundle := filepath.Join(m.dir, "bundle")
+// It returns what makes the command line of one more container.
+func (m *bench) runc(name, rootfs string, args ...string) func() []string {
+	bundle := filepath.Join(m.dir, "bundle-"+name)
 	m.must(os.MkdirAll(bundle, 0o755))
-	text, err := json.Marshal(runcConfig(rootfs))
+	text, err := json.Marshal(runcConfig(rootfs, m.dir, args))
 	m.must(err)
 	m.must(os.WriteFile(filepath.Join(bundle, "config.json"), text, 0o644))
-	state, n, id := filepath.Join(m.dir, "runc"), 0, ""
-	return m.command("runc", func() []string {
-		n++
-		id = fmt.Sprintf("bench-%d-%d", os.Getpid(), n)
-		return []string{"runc", "--root", state, "run", "--bundle", bundle, id}
-	}, nil)
+	return func() []string {
+		id := fmt.Sprintf("bench-%d-%d", os.Getpid(), m.containers.Add(1))
+		return []string{"runc", "--root", filepath.Join(m.dir, "runc"), "run", "--bundle", bundle, id}
+	}
+}
+
+// runcToResult runs the module in a container until its line is there.
+func (m *bench) runcToResult(name string) *contender {
+	c := m.command(name, m.runc("module", m.rootfs(), "run", "/mnt/"+filepath.Base(m.file)), output)
+	c.before = m.quiet
+	return c
 }
 
 // runcConfig is an OCI runtime specification. Like the engines' default it has
 // no user namespace.
-func runcConfig(rootfs string) M {
+func runcConfig(rootfs, dir string, args []string) M {
 	mount := func(target, kind string, options ...string) M {
 		return M{"destination": target, "type": kind, "source": kind, "options": append([]string{"nosuid", "noexec", "nodev"}, options...)}
 	}
@@ -270,7 +270,7 @@ func runcConfig(rootfs string) M {
 	return M{
 		"ociVersion": "1.0.2",
 		"process": M{
-			"user": M{"uid": 1000, "gid": 1000}, "args": []string{"/usr/local/bin/bun", "-e", firstLine}, "cwd": "/workspace",
+			"user": M{"uid": 1000, "gid": 1000}, "args": append([]string{"/usr/local/bin/bun"}, args...), "cwd": "/workspace",
 			"env": []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/tmp"}, "capabilities": none, "noNewPrivileges": true,
 			"rlimits": []M{{"type": "RLIMIT_NOFILE", "hard": 16384, "soft": 16384}},
 		},
@@ -278,6 +278,7 @@ func runcConfig(rootfs string) M {
 		"mounts": []M{
 			{"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": []string{"nosuid", "noexec", "mode=755", "size=64k"}},
 			mount("/proc", "proc"), mount("/tmp", "tmpfs", "mode=1777"),
+			{"destination": "/mnt", "type": "bind", "source": dir, "options": []string{"bind", "ro", "nosuid", "nodev"}},
 			mount("/workspace", "tmpfs", "mode=1777"), mount("/dev/shm", "tmpfs", "mode=1777"), mount("/dev/mqueue", "mqueue"),
 			{"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666"}},
 		},

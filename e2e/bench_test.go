@@ -4,7 +4,6 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,22 +11,18 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"testing"
-	"text/tabwriter"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/buntime/buntime/e2e/client"
 	"github.com/buntime/buntime/e2e/stack"
 )
 
-// The benchmarks print tables and assert nothing about time. What is compared
+// The benchmarks print tables, write them into out/bench, and assert nothing about time. What is compared
 // takes turns in one run, so that all of it meets the same machine; see
 // docs/performance.md. One iteration is a whole measurement, so they want
 // -benchtime 1x.
@@ -63,14 +58,14 @@ type bench struct {
 	file  string // with the module
 	nodes int    // opened so far
 
+	containers *atomic.Int64 // started so far
+
 	served []time.Duration // until init of a sandbox served
 }
 
 // benchTimeout bounds each of the benchmarks; all of them together take some
-// three minutes on a quiet machine with two cores.
+// 12 minutes on a quiet machine with two cores.
 const benchTimeout = 8 * time.Minute
-
-var printHead sync.Once
 
 func newBench(b *testing.B) *bench {
 	b.Helper()
@@ -79,10 +74,10 @@ func newBench(b *testing.B) *bench {
 	}
 	ctx, cancel := context.WithTimeoutCause(b.Context(), benchTimeout, fmt.Errorf("%s is not done after %v", b.Name(), benchTimeout))
 	b.Cleanup(cancel)
-	m := &bench{b: b, ctx: ctx, api: enterprise(), stack: system.stack, dir: b.TempDir()}
+	m := &bench{b: b, ctx: ctx, api: enterprise(), stack: system.stack, dir: b.TempDir(), containers: new(atomic.Int64)}
 	m.bun, m.agent = m.tool("bun"), m.tool("nomad")
 	m.file = m.write("module.ts", module)
-	printHead.Do(m.head)
+	m.record()
 	b.ReportMetric(0, "ns/op") // leaves it out
 	return m
 }
@@ -107,26 +102,6 @@ func (m *bench) write(name, text string) string {
 	path := filepath.Join(m.dir, name)
 	m.must(os.WriteFile(path, []byte(text), 0o644))
 	return path
-}
-
-// head says what machine this is and what else it does.
-func (m *bench) head() {
-	var uname unix.Utsname
-	m.must(unix.Uname(&uname))
-	load, err := os.ReadFile("/proc/loadavg")
-	m.must(err)
-	cpu := "unknown CPU"
-	info, err := os.ReadFile("/proc/cpuinfo")
-	m.must(err)
-	for line := range strings.Lines(string(info)) {
-		if name, value, _ := strings.Cut(line, ":"); strings.TrimSpace(name) == "model name" {
-			cpu = strings.TrimSpace(value)
-			break
-		}
-	}
-	fmt.Printf("\n%s, %d × %s, Linux %s, %s, load before: %s\n",
-		time.Now().Format("2006-01-02 15:04"), runtime.NumCPU(), cpu, unix.ByteSliceToString(uname.Release[:]), runtime.Version(),
-		strings.Join(strings.Fields(string(load))[:3], " "))
 }
 
 // contender is one way to do what others do too. Only run is timed.
@@ -180,6 +155,7 @@ var percentiles = []float64{50, 95, 99, 100}
 func (m *bench) table(title string, peer *contender, contenders ...*contender) {
 	reference := slices.Sorted(slices.Values(peer.took))
 	t := newTable(title, "n", "p50", "p95", "p99", "max", "p50 ratio", "p99 ratio")
+	t.Peer = peer.name
 	for _, c := range contenders {
 		took := slices.Sorted(slices.Values(c.took))
 		cells := []string{c.name, strconv.Itoa(len(took))}
@@ -189,7 +165,7 @@ func (m *bench) table(title string, peer *contender, contenders ...*contender) {
 		for _, p := range []float64{50, 99} {
 			cells = append(cells, ratio(percentile(took, p), percentile(reference, p)))
 		}
-		t.row(cells...)
+		t.row(cells...).Samples = samples(c.took)
 	}
 	t.print("ms; ratio to " + peer.name)
 	first := percentile(slices.Sorted(slices.Values(contenders[0].took)), 50)
@@ -203,36 +179,4 @@ func ms(d time.Duration) string {
 
 func ratio[T int | float64 | time.Duration](value, reference T) string {
 	return strconv.FormatFloat(float64(value)/float64(reference), 'f', 2, 64)
-}
-
-// table has its text in the first column and figures in all others.
-type table struct {
-	text bytes.Buffer
-	w    *tabwriter.Writer
-}
-
-func newTable(head ...string) *table {
-	t := new(table)
-	t.w = tabwriter.NewWriter(&t.text, 0, 0, 2, ' ', tabwriter.AlignRight)
-	t.row(head...)
-	return t
-}
-
-func (t *table) row(cells ...string) {
-	fmt.Fprintln(t.w, strings.Join(cells, "\t")+"\t")
-}
-
-// print aligns the first column, which the writer has put to the right.
-func (t *table) print(notes ...string) {
-	t.w.Flush()
-	fmt.Println()
-	for line := range strings.Lines(t.text.String()) {
-		text := strings.TrimLeft(line, " ")
-		name, _, _ := strings.Cut(text, "  ")
-		indent := len(line) - len(text)
-		fmt.Print(strings.TrimRight(name+strings.Repeat(" ", indent)+text[len(name):], " \n"), "\n")
-	}
-	for _, note := range notes {
-		fmt.Println("  " + note)
-	}
 }

@@ -139,7 +139,7 @@ func (m *bench) deepSleep(rounds int, packages string) {
 	title := fmt.Sprintf("%s files, %s MB", counted[0], counted[1])
 	m.table(title+": wake", unpack, wake, imports, unpack)
 	m.table(title+": sleep", pack, first, second, pack)
-	fmt.Printf("  wake; Server-Timing, p50: %s\n  archive: %.1f MB\n", &timing, float64(len(a.data))/1e6)
+	note("wake; Server-Timing, p50: "+timing.String(), fmt.Sprintf("archive: %.1f MB", float64(len(a.data))/1e6))
 }
 
 // appendToSome changes every hundredth file.

@@ -62,7 +62,7 @@ func run(m *testing.M) (int, error) {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), 5*time.Minute, errors.New("the system is not up after 5 minutes"))
 	defer cancel()
 	system.paid, system.free, system.enterprise = stack.NewKey(), stack.NewKey(), stack.NewKey()
-	s, err := stack.Start(ctx, stack.Options{Keys: keySettings(), Frontend: M{
+	s, err := stack.Start(ctx, stack.Options{Keys: keySettings(), SmallChroot: true, Frontend: M{
 		"shutdown_timeout": "2s", // tests of a gentle end do not wait for long executions
 	}})
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -95,7 +96,33 @@ func (c *Client) write(runsc string) (path string, err error) {
 	agent.SleepAfter = cmp.Or(s.options.SleepAfter, 30*time.Minute)
 	agent.CheckpointEvery = cmp.Or(s.options.CheckpointEvery, time.Minute)
 	agent.CNI, agent.Bridge, agent.BridgeSubnet = s.tools.cni, s.block.bridge(), s.block.bridgeSubnet()
+	if s.options.SmallChroot {
+		if agent.Chroot, err = smallChroot(s.tools.bun); err != nil {
+			return "", err
+		}
+	}
 	return s.writeAgent(agent)
+}
+
+// smallChroot is a shell and the libraries that it and Bun need, which ldd prints
+// with their paths: where they are to be, and the files, because Nomad makes a hard
+// link of a symbolic one.
+func smallChroot(bun string) (map[string]string, error) {
+	const shell = "/bin/sh"
+	out, err := exec.Command("ldd", shell, bun).Output()
+	if err != nil {
+		return nil, fmt.Errorf("find the libraries of Bun: %w", err)
+	}
+	files := map[string]string{}
+	for _, path := range append(strings.Fields(string(out)), shell) {
+		if !strings.HasPrefix(path, "/") || strings.HasSuffix(path, ":") {
+			continue
+		}
+		if files[path], err = filepath.EvalSymlinks(path); err != nil {
+			return nil, fmt.Errorf("find the libraries of Bun: %w", err)
+		}
+	}
+	return files, nil
 }
 
 // ready says what the client lacks to run sessions.

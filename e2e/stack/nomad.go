@@ -50,6 +50,7 @@ type agent struct {
 	IdleAfter, SleepAfter, CheckpointEvery time.Duration
 	CNI, Bridge                            string
 	BridgeSubnet                           netip.Prefix
+	Chroot                                 map[string]string // what a task of the driver exec sees, and the files
 }
 
 // prepareServer makes the Nomad server, which is ready when it leads its cluster

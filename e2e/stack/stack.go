@@ -82,6 +82,9 @@ type Options struct {
 	IdleAfter, SleepAfter, CheckpointEvery time.Duration
 	// Env is more of the environment of all parts, as NAME=value.
 	Env []string
+	// SmallChroot has Nomad put only what Bun and a shell need into the root of a
+	// task of its driver exec. Default: Nomad's, which is all of /usr and /lib.
+	SmallChroot bool
 	// NomadLogLevel of the agents and the plugin. Default INFO.
 	NomadLogLevel string
 	// Progress is told of each part that is up, maybe of two at the same time.

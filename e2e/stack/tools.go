@@ -17,6 +17,7 @@ import (
 // tools are the programs and files that a stack is made of.
 type tools struct {
 	nomad, consul string // binaries
+	bun           string // binary of the host
 	runsc         string // gVisor's binary
 	plugins       string // folder with the driver plugin
 	init          string // buntime-init
@@ -49,7 +50,6 @@ func findTools(ctx context.Context) (tools, error) {
 			return tools{}, fmt.Errorf("find what `make build` makes: %w", err)
 		}
 	}
-	var bun string
 	for _, tool := range []struct {
 		path *string
 		args []string
@@ -58,11 +58,11 @@ func findTools(ctx context.Context) (tools, error) {
 		{&t.consul, []string{"e2e/tools/get", "consul"}},
 		{&t.cni, []string{"e2e/tools/get", "cni"}},
 		{&t.runsc, []string{"e2e/tools/get", "runsc"}},
-		{&bun, []string{"e2e/tools/get", "bun"}},
+		{&t.bun, []string{"e2e/tools/get", "bun"}},
 		{&t.rootfs, []string{"driver/sandbox/rootfs/build", ""}},
 	} {
 		if tool.args[1] == "" {
-			tool.args[1] = bun
+			tool.args[1] = t.bun
 		}
 		if *tool.path, err = output(ctx, root, tool.args...); err != nil {
 			return tools{}, err
