@@ -29,16 +29,18 @@ import (
 
 // Memory comes first: what servers hold after a load says little of sessions.
 
-func BenchmarkMemory(b *testing.B)  { newBench(b).memory() }
-func BenchmarkExecute(b *testing.B) { newBench(b).execute() }
-func BenchmarkCreate(b *testing.B)  { newBench(b).create() }
-func BenchmarkRest(b *testing.B)    { newBench(b).rest() }
-func BenchmarkBurst(b *testing.B)   { newBench(b).bursts() }
-func BenchmarkPreview(b *testing.B) { newBench(b).preview() }
-func BenchmarkSandbox(b *testing.B) { newBench(b).sandboxes() }
-func BenchmarkLayers(b *testing.B)  { newBench(b).layers() }
-func BenchmarkInside(b *testing.B)  { newBench(b).atWork() }
-func BenchmarkDensity(b *testing.B) { newBench(b).density() }
+func BenchmarkMemory(b *testing.B)     { newBench(b).memory() }
+func BenchmarkExecute(b *testing.B)    { newBench(b).execute() }
+func BenchmarkThroughput(b *testing.B) { newBench(b).throughput() }
+func BenchmarkCreate(b *testing.B)     { newBench(b).create() }
+func BenchmarkRest(b *testing.B)       { newBench(b).rest() }
+func BenchmarkBurst(b *testing.B)      { newBench(b).bursts() }
+func BenchmarkBoard(b *testing.B)      { newBench(b).board() }
+func BenchmarkPreview(b *testing.B)    { newBench(b).preview() }
+func BenchmarkSandbox(b *testing.B)    { newBench(b).sandboxes() }
+func BenchmarkLayers(b *testing.B)     { newBench(b).layers() }
+func BenchmarkInside(b *testing.B)     { newBench(b).atWork() }
+func BenchmarkDensity(b *testing.B)    { newBench(b).density() }
 
 // module is what all of them run, and output what it prints.
 const (
