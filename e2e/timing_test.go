@@ -33,11 +33,11 @@ func TestServerTiming(t *testing.T) {
 	query := func(pairs ...string) url.Values { return s.query(pairs) }
 	calls := map[string]call{
 		"post /sessions/create":       {client.Call{JSON: M{"ttl": 300}}, []string{"kv", "total"}},
-		"get /sessions":               {spans: []string{"total"}},
-		"get /sessions/{id}":          {spans: []string{"total"}},
-		"post /sessions/{id}/extend":  {client.Call{JSON: M{"ttl": 600}}, []string{"kv", "total"}},
-		"post /sessions/{id}/sleep":   {client.Call{JSON: M{"state": "idle"}}, []string{"total"}},
-		"delete /sessions/{id}":       {client.Call{Path: "/sessions/" + other.id}, []string{"kv", "total"}},
+		"get /sessions":               {spans: []string{"kv", "total"}},
+		"get /sessions/{id}":          {spans: []string{"info", "total"}},
+		"post /sessions/{id}/extend":  {client.Call{JSON: M{"ttl": 600}}, []string{"kv", "node", "total"}},
+		"post /sessions/{id}/sleep":   {client.Call{JSON: M{"state": "idle"}}, []string{"node", "total"}},
+		"delete /sessions/{id}":       {client.Call{Path: "/sessions/" + other.id}, []string{"kv", "deregister", "total"}},
 		"post /execute":               {client.Call{JSON: s.body(M{"code": "1"})}, []string{"auth", "node", "total", "exec"}},
 		"post /execution/kill":        {client.Call{JSON: s.body(M{"pid": 1 << 22})}, byNode},
 		"get /executions/{id}":        {client.Call{Path: "/executions/" + made.ExecutionID, Query: query()}, byNode},

@@ -6,6 +6,8 @@ package frontend
 import (
 	"context"
 	"time"
+
+	"github.com/buntime/buntime/frontend/timing"
 )
 
 // Extend puts the end of a key's session off to ttl seconds from now, unless it is
@@ -30,7 +32,9 @@ func (s *Service) Extend(ctx context.Context, key Key, id string, ttl int) (expi
 		if err != nil {
 			return expires, err
 		}
+		stop := timing.Start(ctx, "node")
 		err = s.Node.Extend(ctx, sess)
+		stop()
 		if err == nil {
 			return expires, nil
 		}

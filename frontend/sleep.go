@@ -67,7 +67,9 @@ func again(ctx context.Context, tried time.Duration, err error) error {
 // session does not answer there; what has become of it is noted then.
 func (s *Service) rest(ctx context.Context, sess *Session, state State, force bool) (*Session, error) {
 	attended, answered := s.Attend(ctx, sess)
+	stop := timing.Start(ctx, "node")
 	err := s.Node.Sleep(attended, sess, state, force)
+	stop()
 	answered()
 	switch {
 	case err == nil && state == StateDeepSleep:

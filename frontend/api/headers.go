@@ -17,7 +17,7 @@ var everyHeader = map[string]*huma.Header{
 	"X-RateLimit-Remaining": {Description: "How many of them are left.", Schema: &huma.Schema{Type: huma.TypeInteger}},
 	"X-RateLimit-Reset":     {Description: "When the minute is over, in Unix seconds.", Schema: &huma.Schema{Type: huma.TypeInteger}},
 	"X-Request-Id":          {Description: "Names the request in the operator's logs.", Schema: &huma.Schema{Type: huma.TypeString}},
-	"Server-Timing":         {Description: "Where the milliseconds went until the head of the answer, as browsers' tools read it: auth, kv, queue, register, claim, wake, node, total, and the node's thaw and exec. An answer of unknown length, such as a stream, has it again as a trailer, with exec and the total until its end.", Schema: &huma.Schema{Type: huma.TypeString}},
+	"Server-Timing":         {Description: "Where the milliseconds went until the head of the answer, as browsers' tools read it: auth, kv, queue, register, claim, wake, moved, node, info, deregister, total, and the node's thaw and exec. An answer of unknown length, such as a stream, has it again as a trailer, with exec and the total until its end.", Schema: &huma.Schema{Type: huma.TypeString}},
 }
 
 const lateHeader = "Retry-After"

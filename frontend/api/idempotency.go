@@ -17,6 +17,7 @@ import (
 
 	"github.com/buntime/buntime/frontend"
 	"github.com/buntime/buntime/frontend/node"
+	"github.com/buntime/buntime/frontend/timing"
 )
 
 const keyHeader = "Idempotency-Key"
@@ -70,6 +71,7 @@ func (s *Server) newReceipt(method, path string, body [sha256.Size]byte) *fronte
 // the equal request that came first. It looks before it writes if the request is known
 // to be a repeated one.
 func (s *Server) note(ctx context.Context, name string, mine *frontend.Receipt, repeated bool) (first *frontend.Receipt, err error) {
+	defer timing.Start(ctx, "kv")()
 	for mine.Version = 0; ; repeated = true {
 		if repeated {
 			first, err := s.Sessions.Store.Receipt(ctx, name)
@@ -157,6 +159,7 @@ func (s *Server) createNoted(ctx context.Context, in *createInput, name string, 
 func (s *Server) noteAnswer(ctx context.Context, name string, r *frontend.Receipt, out *createOutput) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), receiptTimeout)
 	defer cancel()
+	defer timing.Start(ctx, "kv")()
 	var err error
 	if r.Answer, err = json.Marshal(out.Body); err != nil {
 		return fmt.Errorf("encode answer: %w", err)
@@ -267,7 +270,9 @@ func (s *Server) follow(ctx context.Context, in *executeInput, c call, first *fr
 // lost is the answer to a repeated execute of which the session's node knows nothing
 // and nobody is at any more, unless its key has become free meanwhile.
 func (s *Server) lost(ctx context.Context, name string, first *frontend.Receipt) error {
+	stop := timing.Start(ctx, "kv")
 	now, err := s.Sessions.Store.Receipt(ctx, name)
+	stop()
 	if errors.Is(err, frontend.ErrNotFound) || err == nil && now.Version != first.Version {
 		return frontend.Unavailable("the first request with this %s was not done; try again", keyHeader)
 	}

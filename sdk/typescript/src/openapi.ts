@@ -642,7 +642,7 @@ export interface components {
     headers: {
         /** @description After how many seconds to try again; without it, that does not help. */
         "Retry-After": number;
-        /** @description Where the milliseconds went until the head of the answer, as browsers' tools read it: auth, kv, queue, register, claim, wake, node, total, and the node's thaw and exec. An answer of unknown length, such as a stream, has it again as a trailer, with exec and the total until its end. */
+        /** @description Where the milliseconds went until the head of the answer, as browsers' tools read it: auth, kv, queue, register, claim, wake, moved, node, info, deregister, total, and the node's thaw and exec. An answer of unknown length, such as a stream, has it again as a trailer, with exec and the total until its end. */
         "Server-Timing": string;
         /** @description How many requests this key may make a minute. */
         "X-RateLimit-Limit": number;
