@@ -5,10 +5,26 @@ import type { CallOptions } from './options.js';
 import type { components } from './openapi.js';
 import { paged } from './page.js';
 import { json, type Transport } from './transport.js';
-import type { DeleteFileParams, FileEntry, FileParams, ListFilesParams, Page, WriteFileParams, WrittenFile } from './types.js';
+import type {
+  ArchiveParams,
+  DeleteFileParams,
+  FileEntry,
+  FileParams,
+  ListFilesParams,
+  Page,
+  UnpackedArchive,
+  UnpackParams,
+  WriteFileParams,
+  WrittenFile,
+} from './types.js';
 import type { Watch } from './watch.js';
 
 type Wire = components['schemas'];
+
+const tar = 'application/x-tar';
+
+/** In milliseconds: the server's time for an archive, and a little more. */
+const archiveTime = 610_000;
 
 /** Files of sessions' workspaces. */
 export class Files {
@@ -37,6 +53,23 @@ export class Files {
     const { sessionId, path, encoding } = params;
     const content = await this.transport.call({ method: 'GET', path: '/files/read', query: { sessionId, path }, repeat: 'always', read: bytes }, options);
     return encoding === 'bytes' ? content : new TextDecoder('utf-8', { ignoreBOM: true }).decode(content);
+  }
+
+  /** Reads a directory as a tar archive. What is in it was made by the session: do not trust its names. */
+  async archive(params: ArchiveParams, options?: CallOptions): Promise<Uint8Array> {
+    const { sessionId, path } = params;
+    const headers = { Accept: tar };
+    return this.transport.call({ method: 'GET', path: '/files/archive', query: { sessionId, path }, headers, repeat: 'always', atLeast: archiveTime, read: bytes }, options);
+  }
+
+  /** Unpacks a tar archive into a directory, which is made if it is not there. */
+  async unpack(params: UnpackParams, options?: CallOptions): Promise<UnpackedArchive> {
+    const { sessionId, path, archive } = params;
+    const headers = { 'Content-Type': tar };
+    return this.transport.call(
+      { method: 'PUT', path: '/files/archive', query: { sessionId, path }, headers, body: archive, repeat: 'always', atLeast: archiveTime, read: json<UnpackedArchive> },
+      options,
+    );
   }
 
   /** Deletes a file or directory. */

@@ -8,12 +8,12 @@ import { Watch } from './watch.js';
 
 /** One call of the API. */
 export interface Call<T> {
-  method: 'GET' | 'POST' | 'DELETE';
+  method: 'GET' | 'POST' | 'PUT' | 'DELETE';
   /** With its parts encoded by `segment`. */
   path: string;
   query?: Record<string, string | number | boolean | undefined>;
   headers?: Record<string, string>;
-  /** Sent as JSON. */
+  /** Sent as JSON; bytes as they are, of the type in `headers`. */
   body?: object;
   repeat: Repeat;
   /** Whether to send an Idempotency-Key, as with `keyed`. */
@@ -80,14 +80,15 @@ export class Transport {
   private request(call: Call<unknown>, key: string | undefined, watch: Watch): RequestInit {
     const headers: Record<string, string> = { ...call.headers, Authorization: `Bearer ${this.settings.apiKey}` };
     if (key !== undefined) headers['Idempotency-Key'] = key;
-    if (call.body !== undefined) headers['Content-Type'] = 'application/json';
+    const raw = call.body instanceof Uint8Array;
+    if (call.body !== undefined && !raw) headers['Content-Type'] = 'application/json';
     return {
       method: call.method,
       headers,
       // A redirect would turn POST into GET, or take the key elsewhere.
       redirect: 'manual',
       signal: watch.signal,
-      ...(call.body !== undefined && { body: JSON.stringify(call.body) }),
+      ...(call.body !== undefined && { body: raw ? (call.body as Uint8Array<ArrayBuffer>) : JSON.stringify(call.body) }),
     };
   }
 }

@@ -31,6 +31,8 @@ export type Process = Wire['Process'];
 export type FileEntry = Wire['File'];
 /** A file that was written. */
 export type WrittenFile = Wire['Written'];
+/** What an archive had. */
+export type UnpackedArchive = Wire['Unpacked'];
 
 /** A part of a list. `total` is how many there are on all pages. */
 export type Page<T> = T[] & { total: number };
@@ -156,4 +158,16 @@ export interface WriteFileParams extends FileParams {
 export interface DeleteFileParams extends FileParams {
   /** Whether a directory goes with what is in it. */
   recursive?: boolean;
+}
+
+/** Which directory. */
+export interface ArchiveParams extends SessionParams {
+  /** Default: the workspace. */
+  path?: string;
+}
+
+/** What to unpack, and where. */
+export interface UnpackParams extends ArchiveParams {
+  /** A tar, not compressed. */
+  archive: Uint8Array;
 }
