@@ -16,6 +16,7 @@ import (
 // execute compares an execution through the API with starting Bun by hand.
 func (m *bench) execute() {
 	m.executeWithPauses()
+	m.executeTen()
 	m.executeInARow()
 }
 
@@ -48,6 +49,38 @@ func (m *bench) executeWithPauses() {
 	m.race(rounds, 1, api, bare, cli, socket)
 	m.table(fmt.Sprintf("Execute, %v of quiet before each", pause), bare, api, bare, cli, socket)
 	note("session of 0.25 cores; Server-Timing, p50: " + timing.String())
+}
+
+// executeTen is a sequence such as agents make, by the position in it: after the first
+// of all, the session has a runner for each. The pause is for used ones to be replaced.
+func (m *bench) executeTen() {
+	const rounds, batch = 40, 10
+	const pause = 300 * time.Millisecond
+	s := m.session(0)
+	pauses := func() func() error {
+		n := -1
+		return func() error {
+			if n++; n%batch > 0 {
+				return nil
+			}
+			return m.pause(pause)
+		}
+	}
+	var timing spans
+	api := &contender{name: "POST /execute", before: pauses(), run: func() error { return s.execute(&timing) }}
+	bare := m.bareBun(pauses())
+	m.race(1, batch, api, bare) // from which the session learns how many follow each other
+	api.took, bare.took, timing = nil, nil, spans{}
+	m.race(rounds, batch, api, bare)
+	rows := make([]*contender, batch, batch+1)
+	for i := range rows {
+		rows[i] = &contender{name: fmt.Sprintf("POST /execute, the %d.", i+1)}
+		for k := i; k < len(api.took); k += batch {
+			rows[i].took = append(rows[i].took, api.took[k])
+		}
+	}
+	m.table(fmt.Sprintf("Execute, %d in a row, %v of quiet before them", batch, pause), bare, append(rows, bare)...)
+	fmt.Println("  session of 0.25 cores; Server-Timing, p50:", timing.String())
 }
 
 // executeInARow asks for more than a session has runners ready.
