@@ -56,10 +56,12 @@ func (s *Service) Presume(ctx context.Context, account, id string) (*Presumed, e
 // ErrPresumed says that a session was not where it was presumed to be.
 var ErrPresumed = errors.New("the session has moved meanwhile")
 
-// refutes says why the presumption that a session is where it was is wrong, if it is.
+// refutes says why the presumption that a session is where it was is wrong, if it is:
+// there is none any more, or it is in another life. In the same one it can only be in
+// one place, also where that has not been noted yet, or it has come to rest since.
 // Where the store cannot be reached, nobody can have deleted it either.
 func (c confirmation) refutes(presumed *Session) error {
-	if c.err == nil && (c.session.Epoch != presumed.Epoch || !c.session.Placed()) {
+	if c.err == nil && c.session.Epoch != presumed.Epoch {
 		return ErrPresumed
 	}
 	if e, ok := errors.AsType[*Error](c.err); ok && e.Code == CodeSessionNotFound {

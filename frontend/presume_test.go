@@ -122,6 +122,23 @@ func TestPresumeWrong(t *testing.T) {
 			t.Errorf("%+v, %v", again, err)
 		}
 	})
+	t.Run("not noted yet where it is", func(t *testing.T) {
+		w := newWorld(t)
+		s := w.create(t, "a")
+		w.Close()
+		r, err := w.store.Get(t.Context(), s.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.State, r.Claim = frontend.StateStarting, claim.Claim{}
+		if err := w.store.Update(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		w.forward(time.Second)
+		if err := presume(t, w, s.ID).Confirm(t.Context()); err != nil {
+			t.Errorf("it is where it was, but: %v", err)
+		}
+	})
 	t.Run("the store is away", func(t *testing.T) {
 		w := newWorld(t)
 		s := w.create(t, "a")
