@@ -64,8 +64,19 @@ func (s *sse) flush() error {
 	return s.rc.Flush()
 }
 
+// outputEvent is a piece of output. JSON has no bytes that are no UTF-8: Data has
+// U+FFFD for them, and Base64 is then the piece as it was printed.
 type outputEvent struct {
-	Data string `json:"data"`
+	Data   string `json:"data"`
+	Base64 []byte `json:"base64,omitempty"`
+}
+
+func newOutputEvent(data []byte) outputEvent {
+	e := outputEvent{Data: string(data)}
+	if !utf8.Valid(data) {
+		e.Base64 = data
+	}
+	return e
 }
 
 // streamOutput sends the output of e from offset on and, when it is over or
@@ -171,7 +182,7 @@ func (d *decoder) event(out *sse, s stream, data []byte) error {
 	if len(d.held[s.other()]) == 0 {
 		id = strconv.FormatInt(d.offset-int64(len(d.held[s])), 10)
 	}
-	return out.event(s.String(), id, outputEvent{string(data)})
+	return out.event(s.String(), id, newOutputEvent(data))
 }
 
 // rest sends what never became a whole character.

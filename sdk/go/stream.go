@@ -13,20 +13,19 @@ import (
 	"net/url"
 	"strings"
 	"time"
-	"unicode/utf8"
 )
 
 // Event is a piece of an execution's output, or its end.
 type Event struct {
 	// Stream is stdout or stderr; "" with a Result.
 	Stream string
-	// Data is what was printed. What is no UTF-8 is there as U+FFFD.
+	// Data is what was printed, byte for byte: it need not be UTF-8.
 	Data string
 	// Result comes last.
 	Result *Result
 	// ExecutionID is the execution's, from the first event on.
 	ExecutionID string
-	// LastID is where to read on, as Output's from.
+	// LastID is where to read on, as Output's from; with a Result, behind all that came.
 	LastID string
 }
 
@@ -129,16 +128,22 @@ func (c *Client) connection(ctx context.Context, call call, o *outputCall, p *po
 		told := Event{ExecutionID: o.execution}
 		switch event.name {
 		case "stdout", "stderr":
-			var piece struct{ Data string }
+			var piece struct {
+				Data   string
+				Base64 []byte // what was printed, where that is no UTF-8
+			}
 			if err := json.Unmarshal([]byte(event.data), &piece); err != nil {
 				return true, fmt.Errorf("read events: %w", err)
+			}
+			if piece.Base64 != nil {
+				piece.Data = string(piece.Base64)
 			}
 			told.Stream, told.Data = event.name, p.take(event.name, piece.Data, event.id)
 			if told.LastID = p.id; told.Data == "" {
 				continue
 			}
 		case "result":
-			told.Result = new(Result)
+			told.Result, told.LastID = new(Result), event.id
 			if err := json.Unmarshal([]byte(event.data), told.Result); err != nil {
 				return true, fmt.Errorf("read events: %w", err)
 			}
@@ -194,9 +199,6 @@ func (p *position) take(stream, data, id string) string {
 		i = 1
 	}
 	old := min(p.repeated[i], len(data))
-	for old < len(data) && !utf8.RuneStart(data[old]) { // another server may cut otherwise
-		old++
-	}
 	p.repeated[i] -= min(old, p.repeated[i])
 	if id != "" {
 		p.id, p.beyond = id, p.repeated
