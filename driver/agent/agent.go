@@ -318,6 +318,7 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox) (*Session, e
 		ctx: ctx, cancel: cancel,
 		executions: make(map[string]*execution),
 		archives:   make(chan struct{}, sessionArchives), allArchives: a.archives,
+		terminals: make(chan struct{}, sessionTerminals), open: make(map[*terminal]struct{}),
 	}
 	s.life = newLife(schedule{
 		idleAfter: a.config.Life.IdleAfter, sleepAfter: a.config.Life.SleepAfter, expires: task.Session.ExpiresAt,

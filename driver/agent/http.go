@@ -99,6 +99,7 @@ func (i *instance) api(s *Session, token string) http.Handler {
 	handle("GET /v1/executions/{id}/answer", true, s.serveAnswer)
 	handle("GET /v1/executions/{id}/answer/output", true, s.serveAnswerOutput)
 	handle("POST /v1/kill", true, s.serveKill)
+	handle("GET /v1/terminal", false, s.serveTerminal)
 	handle("GET /v1/processes", true, s.serveProcesses)
 	handle("GET /v1/files/list", true, s.serveList)
 	handle("POST /v1/files/write", true, s.serveWrite)

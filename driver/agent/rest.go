@@ -106,8 +106,10 @@ func (i *instance) tryStop(ctx context.Context) (over bool, err error) {
 	return err == nil || errors.Is(err, errAsleep), err
 }
 
-// interrupt ends the executions that somebody waits for, who get what there is.
+// interrupt ends the executions that somebody waits for, who get what there is, and
+// the terminals.
 func (s *Session) interrupt() {
+	s.closeTerminals()
 	for _, e := range s.live() {
 		select {
 		case <-e.answered:

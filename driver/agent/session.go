@@ -53,7 +53,9 @@ type Session struct {
 	// archives has one in it for each archive that is made or unpacked, allArchives for
 	// each on the node.
 	archives, allArchives chan struct{}
-	limit                 int64 // bytes of each stream in an answer
+	// terminals has one in it for each terminal.
+	terminals chan struct{}
+	limit     int64 // bytes of each stream in an answer
 	// looking is how many executions awaitListening looks at.
 	looking atomic.Int32
 
@@ -67,6 +69,7 @@ type Session struct {
 	beginning map[string]chan struct{}
 	ended     []string  // ids of ended ones, oldest first
 	ranLast   []Process // when the processes stood still last
+	open      map[*terminal]struct{}
 
 	servers []server
 }

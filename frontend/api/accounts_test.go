@@ -74,6 +74,9 @@ func TestOtherAccount(t *testing.T) {
 			for _, key := range []string{other, paid} { // the owner's shows that the request is a good one
 				w.node.answers(says("{}"))
 				r := newRequest(method, strings.TrimSuffix(target, "?"), body, kind, key)
+				if strings.HasSuffix(path, "/terminal") {
+					r.Header.Set("Upgrade", "websocket")
+				}
 				out := reply{w.serve(r), t}
 				if key == paid {
 					if path != "/sessions/{id}" && out.Code != http.StatusOK {

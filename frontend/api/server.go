@@ -119,6 +119,7 @@ func (s *Server) routes() (document, page []byte, err error) {
 	s.executionRoutes(api)
 	s.fileRoutes(api)
 	s.archiveRoutes(api)
+	s.terminalRoutes(api)
 	documentHeaders(api.OpenAPI())
 	s.private.HandleFunc("GET /metrics", s.serveMetrics)
 	s.mcpRoutes()
