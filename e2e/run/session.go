@@ -123,6 +123,8 @@ func writeEnv(system *stack.Stack) error {
 	for _, v := range [][2]string{
 		{"BUNTIME_URL", system.URL},
 		{"BUNTIME_KEY", system.Keys[0].Key},
+		{"BUNTIME_BASE_URL", system.URL},
+		{"BUNTIME_API_KEY", system.Keys[0].Key},
 		{"BUNTIME_E2E_URL", system.URL},
 		{"BUNTIME_E2E_PREVIEW_DOMAIN", system.PreviewDomain},
 		{"BUNTIME_E2E_NOMAD", system.NomadAddr},
@@ -165,7 +167,12 @@ Try:
 %s -H 'Content-Type: application/json' -d '{"sessionId": "%s", "code": "console.log(6 * 7)"}' %s/execute
 curl -s %s
 
+or, in a terminal of its own (docs/cli.md):
+
+. %s
+out/bin/buntime shell %s
+
 Ctrl-C ends everything.
 `, s.output, s.preview, system.URL, system.Keys[0].Key, s.ID, s.PreviewURL, system.Dir, filepath.Join(system.Dir, envFile),
-		curl, system.URL, curl, s.ID, system.URL, s.PreviewURL)
+		curl, system.URL, curl, s.ID, system.URL, s.PreviewURL, filepath.Join(system.Dir, envFile), s.ID)
 }

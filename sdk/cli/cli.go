@@ -14,8 +14,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -26,6 +28,8 @@ type Std struct {
 	Out, Err io.Writer
 	// Getenv reads the environment.
 	Getenv func(string) string
+
+	retryDelay time.Duration // the client's own if 0
 }
 
 // app is what all commands share.
@@ -33,6 +37,7 @@ type app struct {
 	Std
 	settings
 	format string // of answers: table or json
+	rate   rate
 }
 
 // New makes the command tree.
@@ -69,7 +74,10 @@ line makes no sense.`,
 	f.StringVar(&a.flagKey, "key", "", "API key; other users of this machine can see it here, better use BUNTIME_API_KEY")
 	f.StringVarP(&a.format, "output", "o", formatTable, "table or json: the API's own words")
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{formatTable, formatJSON}, cobra.ShellCompDirectiveNoFileComp))
-	root.AddCommand(a.newMCP())
+	root.AddCommand(
+		a.newRun(), a.newSessions(), a.newExec(), a.newShell(), a.newCp(), a.newLogs(), a.newOpen(), a.newTop(), a.newKeys(),
+		a.newMCP(), a.newLogin(), a.newLogout(),
+	)
 	return root
 }
 
@@ -83,12 +91,30 @@ const (
 
 // Main runs a command line and returns its exit code.
 func Main(args []string, std Std) int {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := interrupted(context.Background())
 	defer stop()
 	root := New(std)
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
 	return exitCode(std, cmd, err)
+}
+
+// interrupted is done with the first signal that ends buntime, as its cause. The second
+// ends it at once. A pipe that is read no more is an error of writing, and no signal.
+func interrupted(parent context.Context) (ctx context.Context, stop func()) {
+	ctx, cancel := context.WithCancelCause(parent)
+	signals := make(chan os.Signal, 1)
+	signal.Ignore(syscall.SIGPIPE)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	go func() {
+		defer signal.Stop(signals)
+		select {
+		case s := <-signals:
+			cancel(signalled(s.(syscall.Signal)))
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil) }
 }
 
 // exitCode says what came of a command, on standard error if that is needed.

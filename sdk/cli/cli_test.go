@@ -9,13 +9,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // command runs a command line with an environment of its own.
 func command(t *testing.T, env map[string]string, in string, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	code = Main(args, Std{In: strings.NewReader(in), Out: &out, Err: &errs, Getenv: func(name string) string { return env[name] }})
+	code = Main(args, Std{In: strings.NewReader(in), Out: &out, Err: &errs, Getenv: func(name string) string { return env[name] }, retryDelay: time.Millisecond})
 	return code, out.String(), errs.String()
 }
 

@@ -145,7 +145,7 @@ func (c *call) follow(ctx context.Context, r buntime.ExecuteRequest) (*buntime.R
 				p.last()
 				return m.event.Result, nil
 			}
-			p.add(m.event.Data)
+			p.add(strings.ToValidUTF8(m.event.Data, "\ufffd"))
 		case <-p.due():
 			p.flush()
 		case <-ctx.Done():
