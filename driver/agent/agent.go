@@ -57,6 +57,7 @@ type Agent struct {
 	tasks  sync.WaitGroup
 
 	archives chan struct{} // see Session.allArchives
+	saves    chan struct{} // has one in it for each snapshot that nobody waits for
 	stock    *stock
 
 	mu        sync.Mutex
@@ -101,7 +102,7 @@ func open(ctx context.Context, config *driver.Config, log hclog.Logger, without 
 		return nil, errors.Join(err, closeStore(), node.Close())
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	a := &Agent{config: config, log: log, node: node, snapshots: snapshots, closeStore: closeStore, cancel: cancel, instances: make(map[*instance]struct{}), settled: time.Now(), archives: make(chan struct{}, nodeArchives), stock: newStock(config.RunnerMemory)}
+	a := &Agent{config: config, log: log, node: node, snapshots: snapshots, closeStore: closeStore, cancel: cancel, instances: make(map[*instance]struct{}), settled: time.Now(), archives: make(chan struct{}, nodeArchives), saves: make(chan struct{}, nodeSaves), stock: newStock(config.RunnerMemory)}
 	a.openRestorer(ctx)
 	a.tasks.Go(func() { a.sweep(ctx) })
 	a.tasks.Go(func() { a.keepFavour(ctx) })
@@ -324,6 +325,7 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox) (*Session, e
 		idleAfter: a.config.Life.IdleAfter, sleepAfter: a.config.Life.SleepAfter, expires: task.Session.ExpiresAt,
 	}, box.Group(), notedActivity(box), s.log)
 	s.keeper = newKeeper(s, a.snapshots, task.Rests, a.config.Life.CheckpointEvery)
+	s.keeper.turns = a.saves
 	s.life.note, s.life.leaving, s.life.returning, s.life.evict = s.noteActivity, s.lookAround, s.keeper.retract, s.interrupt
 	s.runners = newRunners(s, a.stock, task.Limits)
 	s.goDo(w.run)
@@ -387,6 +389,10 @@ func (d doors) close() {
 const (
 	// answerLimit is how much of each stream an answer holds (api.md).
 	answerLimit = 1 << 20
+	// nodeSaves is how many snapshots that nobody waits for a node takes at a time:
+	// checkpoints, and those of sessions that go to sleep by themselves. One has some
+	// 5 MB of the plugin's memory, and sessions that were made together are due together.
+	nodeSaves = 4
 	// historyPart of the disk is what the history of executions may take.
 	historyPart = 4
 	// workspaceOwner owns, on disk, what is the session's.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,7 +36,8 @@ type instance struct {
 	expiry *time.Timer
 	slot   slot
 
-	serving sync.Mutex // held while it is reopened
+	sleepy  atomic.Bool // sleepBySelf runs
+	serving sync.Mutex  // held while it is reopened
 	closing sync.Once
 	closed  chan struct{}
 }

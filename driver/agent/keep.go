@@ -22,6 +22,7 @@ type keeper struct {
 	repo    *snapshot.Repository
 	rests   driver.Rests
 	every   time.Duration // between checkpoints; 0 is none
+	turns   chan struct{} // see Agent.saves
 
 	// lock holds one token, for who takes a snapshot. What it guards:
 	lock    chan struct{}
@@ -52,6 +53,17 @@ func (k *keeper) hold(ctx context.Context) (func(), error) {
 		return func() { k.lock <- struct{}{} }, nil
 	case <-ctx.Done():
 		return nil, fmt.Errorf("wait for another snapshot of the session: %w", context.Cause(ctx))
+	}
+}
+
+// turn waits until one of the node's snapshots that nobody waits for may be this
+// session's. The returned function makes room for another.
+func (k *keeper) turn(ctx context.Context) (func(), error) {
+	select {
+	case k.turns <- struct{}{}:
+		return func() { <-k.turns }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("wait for other snapshots of the node: %w", context.Cause(ctx))
 	}
 }
 
@@ -319,11 +331,20 @@ func (k *keeper) run(ctx context.Context, fenced func()) {
 			clean = rested
 			continue
 		}
+		done, err := k.turn(ctx)
+		if err != nil {
+			return
+		}
+		if k.session.life.gone() {
+			done()
+			continue
+		}
 		limited, cancel := context.WithTimeoutCause(ctx, checkpointTimeout, fmt.Errorf("the checkpoint was not stored in %s", checkpointTimeout))
 		k.mu.Lock()
 		k.checkpoint = cancel
 		k.mu.Unlock()
-		err := k.save(limited, false)
+		err = k.save(limited, false)
+		done()
 		k.mu.Lock()
 		k.checkpoint = nil
 		k.mu.Unlock()

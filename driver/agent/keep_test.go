@@ -547,3 +547,39 @@ func TestKeyOnNode(t *testing.T) {
 		t.Errorf("looked at %d files: %v", looked, err)
 	}
 }
+
+// TestSnapshotsTakeTurns: checkpoints and sleeps that nobody waits for are made a few at
+// a time on a node, and a sleep that somebody asks for does not wait for them.
+func TestSnapshotsTakeTurns(t *testing.T) {
+	f := newFixtureOf(t, fixtureOptions{checkpointEvery: 50 * time.Millisecond, idleAfter: 50 * time.Millisecond, sleepAfter: 100 * time.Millisecond})
+	saves := f.agent.(*Agent).saves
+	for range nodeSaves {
+		saves <- struct{}{} // others of the node
+	}
+	i := f.instance.(*instance)
+	for deadline := time.Now().Add(10 * time.Second); !i.sleepy.Load(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the session does not want to sleep by itself")
+		}
+	}
+	if rest, _, _ := f.task.Rests.Load(t.Context(), 1); !rest.Snapshot.IsZero() {
+		t.Error("a snapshot was taken out of turn")
+	}
+	<-saves
+	select {
+	case <-i.box.Done():
+	case <-time.After(10 * time.Second):
+		t.Error("it is its turn, and it does not sleep")
+	}
+	if rest, _, _ := f.task.Rests.Load(t.Context(), 1); !rest.Asleep {
+		t.Errorf("noted: %+v", rest)
+	}
+
+	asked := newFixture(t)
+	for range nodeSaves {
+		asked.agent.(*Agent).saves <- struct{}{}
+	}
+	if code := asked.call(t, "POST", "/v1/sleep", map[string]any{"state": lifeAsleep}, nil); code != http.StatusOK {
+		t.Errorf("sleep: status %d", code)
+	}
+}

@@ -51,9 +51,17 @@ const sleepTimeout = 10 * time.Minute
 // sleepBySelf is the sleep of a session that has been idle for long enough. Who
 // comes in the middle of it is served.
 func (i *instance) sleepBySelf(s *Session) {
+	if !i.sleepy.CompareAndSwap(false, true) {
+		return // it waits for its turn
+	}
+	defer i.sleepy.Store(false)
 	ctx, cancel := context.WithTimeoutCause(s.ctx, sleepTimeout, fmt.Errorf("not asleep in %s", sleepTimeout))
 	defer cancel()
-	err := i.rest(ctx, s, bySelf)
+	done, err := s.keeper.turn(ctx)
+	if err == nil {
+		err = i.rest(ctx, s, bySelf)
+		done()
+	}
 	switch {
 	case err == nil:
 		i.letGo()
