@@ -8,11 +8,47 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/buntime/buntime/driver"
 )
+
+// TestIdleKeepsOneRunner: a session with two runners that becomes idle has one, which
+// the next execution gets.
+func TestIdleKeepsOneRunner(t *testing.T) {
+	f := newFixture(t)
+	s := f.instance.(*instance).session
+	ready := func() []*runner {
+		s.runners.mu.Lock()
+		defer s.runners.mu.Unlock()
+		return slices.Clone(s.runners.ready)
+	}
+	f.run(t, map[string]any{"code": "console.log(1)"})
+	for deadline := time.Now().Add(10 * time.Second); len(ready()) < 2; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d runners are ready", len(ready()))
+		}
+	}
+	f.call(t, "POST", "/v1/sleep", map[string]any{"state": lifeIdle}, nil)
+	kept := ready()
+	units, err := s.box.Group().Executions()
+	if err != nil {
+		t.Fatal(err)
+	}
+	units = slices.DeleteFunc(units, func(u string) bool { return !strings.HasPrefix(u, runnerUnit+"-") })
+	if len(kept) != 1 || len(units) != 1 || units[0] != kept[0].unit {
+		t.Fatalf("idle, there are %d runners, in %v", len(kept), units)
+	}
+	if r := f.run(t, map[string]any{"code": "console.log(2)"}); r.Stdout != "2\n" {
+		t.Errorf("stdout %q", r.Stdout)
+	}
+	if slices.Contains(ready(), kept[0]) {
+		t.Error("the runner that was kept was not used")
+	}
+}
 
 // TestNothingIsKept: of a session that has ended the plugin holds no goroutine and no
 // descriptor, however it was used.
@@ -54,7 +90,7 @@ func TestNothingIsKept(t *testing.T) {
 		live(n + 1)
 	}
 	// What is made in advance comes and goes, but less than one for each session.
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for {
 		g, d := held()
 		if g < goroutines+sessions && d < descriptors+sessions {

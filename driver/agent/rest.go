@@ -135,8 +135,9 @@ func (s *Session) interrupt() {
 const lookTimeout = 2 * time.Second
 
 // lookAround remembers what runs, for noteProcesses, while it still does: gVisor
-// tells nothing of processes that stand still.
+// tells nothing of processes that stand still. And it ends what need not.
 func (s *Session) lookAround() {
+	s.runners.rest()
 	ctx, cancel := context.WithTimeout(s.ctx, lookTimeout)
 	defer cancel()
 	list := s.processes(ctx)
