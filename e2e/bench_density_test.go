@@ -90,13 +90,14 @@ func (m *bench) density() {
 }
 
 // densityStack is a system of its own, without a pool, whose sessions do not change
-// their state by themselves meanwhile.
+// their state by themselves meanwhile. It takes no checkpoints: they are the price of
+// what was written, not of being there.
 func (m *bench) densityStack() *bench {
 	ctx, cancel := context.WithTimeoutCause(m.b.Context(), densityTimeout, fmt.Errorf("%s is not done after %v", m.b.Name(), densityTimeout))
 	m.b.Cleanup(cancel)
 	s, err := stack.Start(ctx, stack.Options{
 		Keys:      []stack.Key{{Key: stack.NewKey(), Account: "density", Plan: "enterprise", Limits: M{"requests": 10_000_000, "sessions": 10_000}}},
-		IdleAfter: time.Hour, SleepAfter: 2 * time.Hour,
+		IdleAfter: time.Hour, SleepAfter: 2 * time.Hour, CheckpointEvery: time.Hour,
 	})
 	m.must(err)
 	m.b.Cleanup(func() {
