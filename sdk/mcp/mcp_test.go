@@ -9,9 +9,14 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/buntime/buntime/sdk/go"
 )
@@ -147,4 +152,72 @@ func TestAnswersNobodyElse(t *testing.T) {
 			t.Errorf("%s %s: %s: status %d, want %d", test.method, test.header, test.value, w.Code, test.status)
 		}
 	}
+}
+
+// TestDocs: docs/mcp.md has just the tools that there are, with their arguments, and
+// configurations that can be read.
+func TestDocs(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/mcp.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documented []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z]+_[a-z_]+)` \\|.*\\|(.*)\\|$").FindAllStringSubmatch(string(doc), -1) {
+		arguments := regexp.MustCompile("`([a-zA-Z]+)`\\??").FindAllStringSubmatch(row[2], -1)
+		for _, a := range arguments {
+			if a[1] != "base64" {
+				documented = append(documented, row[1]+" "+strings.Trim(a[0], "`?")+strings.Repeat("?", strings.Count(a[0], "?")))
+			}
+		}
+		documented = append(documented, row[1])
+	}
+	var served []string
+	for _, tool := range offered(t) {
+		served = append(served, tool.Name)
+		schema := tool.InputSchema.(map[string]any)
+		required, _ := schema["required"].([]any)
+		for name := range schema["properties"].(map[string]any) {
+			optional := "?"
+			if slices.Contains(required, any(name)) {
+				optional = ""
+			}
+			if name != "sessionId" {
+				served = append(served, tool.Name+" "+name+optional)
+			}
+		}
+	}
+	slices.Sort(documented)
+	slices.Sort(served)
+	if !slices.Equal(documented, served) {
+		t.Errorf("documented: %q\nserved: %q", documented, served)
+	}
+	blocks := regexp.MustCompile("(?s)```json\n(.*?)```").FindAllStringSubmatch(string(doc), -1)
+	if len(blocks) < 3 {
+		t.Errorf("%d configurations", len(blocks))
+	}
+	for _, b := range blocks {
+		if !json.Valid([]byte(b[1])) {
+			t.Errorf("no JSON: %s", b[1])
+		}
+	}
+}
+
+// offered asks a server for its tools.
+func offered(t *testing.T) []*mcp.Tool {
+	t.Helper()
+	client, server := mcp.NewInMemoryTransports()
+	s := newServer(nil)
+	if _, err := s.Connect(t.Context(), server, nil); err != nil {
+		t.Fatal(err)
+	}
+	c, err := mcp.NewClient(&mcp.Implementation{Name: "test", Version: "1"}, nil).Connect(t.Context(), client, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	tools, err := c.ListTools(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tools.Tools
 }
