@@ -176,6 +176,9 @@ func (w *writes) takeInfo(b []byte) {
 		return
 	}
 	name, _, _ := bytes.Cut(b[fixed+handle:size], []byte{0})
+	if bytes.HasPrefix(name, []byte(".buntime")) {
+		return // ours, and there is one of each execution
+	}
 	full, ok := w.locate(unix.NewFileHandle(kind, b[fixed:fixed+handle]), string(name))
 	if !ok {
 		return
@@ -215,7 +218,7 @@ func (w *writes) locate(dir unix.FileHandle, name string) (string, bool) {
 			return "", false
 		}
 	}
-	if full == historyDir || strings.HasPrefix(full, historyDir+"/") || strings.HasPrefix(name, ".buntime") {
+	if full == historyDir || strings.HasPrefix(full, historyDir+"/") {
 		return "", false
 	}
 	return full, true

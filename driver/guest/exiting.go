@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Fields of /proc/<pid>/stat, counted from the state, which is the third
@@ -26,7 +28,7 @@ const flagExiting = 0x4
 // Bun calls exit 50 to 200 µs after its exit event, unless the program has
 // handlers that take longer, or the machine is busy.
 const (
-	exitPause    = 50 * time.Microsecond
+	exitPause    = 20 * time.Microsecond
 	exitPatience = 20 * time.Millisecond
 )
 
@@ -51,7 +53,9 @@ func awaitExit(pid int) (code int, ok bool) {
 		} else if exiting {
 			return ws.ExitStatus(), ws.Exited()
 		}
-		time.Sleep(pause)
+		// A timer of Go's may take a millisecond where the process does nothing else.
+		ts := unix.NsecToTimespec(pause.Nanoseconds())
+		_ = unix.Nanosleep(&ts, nil) // a signal only means another look
 	}
 	return 0, false
 }
