@@ -84,8 +84,8 @@ func (m *bench) density() {
 	c.memoryTables(before, after, left)
 	c.restTable(quiet)
 	c.probeTable(empty, full)
-	fmt.Printf("\n%d sessions made and used in %.1f s (%d times refused), %d made idle in %.1f s, all deleted in %.1f s, %d at a time\n",
-		n, made.Seconds(), c.refused.Load(), len(c.frozen), stood.Seconds(), ended.Seconds(), densityHands)
+	note(fmt.Sprintf("%d sessions made and used in %.1f s (%d times refused), %d made idle in %.1f s, all deleted in %.1f s, %d at a time",
+		n, made.Seconds(), c.refused.Load(), len(c.frozen), stood.Seconds(), ended.Seconds(), densityHands))
 	m.must(errors.Join(append(full.failed, endErr)...))
 }
 
@@ -273,7 +273,7 @@ func (c *crowd) probeTable(empty, full *probes) {
 		t.row(pair[1].name, strconv.Itoa(len(now)),
 			ms(percentile(now, 50)), ms(percentile(now, 95)), ms(percentile(now, 99)), ms(percentile(now, 100)),
 			ms(percentile(before, 50)), ms(percentile(before, 95)), ms(percentile(before, 99)),
-			ratio(percentile(now, 50), percentile(before, 50)), ratio(percentile(now, 99), percentile(before, 99)))
+			ratio(percentile(now, 50), percentile(before, 50)), ratio(percentile(now, 99), percentile(before, 99))).Samples = samples(pair[1].took)
 	}
 	t.print("ms; empty: the same in the same run on a node that had two sessions")
 }
