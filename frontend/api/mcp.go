@@ -44,8 +44,10 @@ type cancels struct {
 	account string
 }
 
-// cancelsKept is how long a cancellation counts: longer than any call lasts.
-const cancelsKept = time.Hour
+// cancelsKept is how long a cancellation counts: for longer than the front-end that runs
+// the call takes to see it, and not so long that it hits a later call of a client that
+// has begun to count anew.
+const cancelsKept = time.Minute
 
 func (c cancels) receipt(call string) string { return receiptName(c.account, "mcp cancelled\x00"+call) } // no key has a NUL
 
@@ -54,10 +56,15 @@ func (c cancels) Cancel(ctx context.Context, call string) error {
 	r := c.s.newReceipt(http.MethodPost, "/mcp", sha256.Sum256([]byte(call)))
 	r.Ends = c.s.Sessions.Now().UTC().Truncate(time.Second).Add(cancelsKept)
 	err := c.s.Sessions.Store.PutReceipt(ctx, c.receipt(call), r)
-	if errors.Is(err, frontend.ErrConflict) { // it is cancelled already
-		return nil
+	if !errors.Is(err, frontend.ErrConflict) {
+		return err
 	}
-	return err
+	old, err := c.s.Sessions.Store.Receipt(ctx, c.receipt(call))
+	if err != nil || c.s.Sessions.Now().Before(old.Ends) { // it is cancelled already
+		return err
+	}
+	r.Version = old.Version
+	return c.s.Sessions.Store.PutReceipt(ctx, c.receipt(call), r)
 }
 
 // Cancelled implements mcp.Cancels.
