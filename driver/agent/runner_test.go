@@ -43,6 +43,14 @@ func (f *fixture) settled(t *testing.T, want int) []string {
 	}
 }
 
+// pass has it as if no execution had come for so long.
+func (f *fixture) pass(d time.Duration) {
+	r := f.instance.(*instance).session.runners
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sequence.last = time.Now().Add(-d)
+}
+
 // inARow executes n times and tells what in.
 func (f *fixture) inARow(t *testing.T, n int) (units []string) {
 	t.Helper()
@@ -63,13 +71,7 @@ func TestRunnersSequence(t *testing.T) {
 	f := newFixtureOf(t, fixtureOptions{change: func(task *driver.Task) { task.Limits.Memory, task.Limits.Pids = 1<<30, 1024 }})
 	f.inARow(t, 10)
 	ready := f.settled(t, 11)
-	r := f.instance.(*instance).session.runners
-	paused := func(d time.Duration) { // as if nothing had come for so long
-		r.mu.Lock()
-		r.sequence.last = time.Now().Add(-d)
-		r.mu.Unlock()
-	}
-	paused(time.Second)
+	f.pass(time.Second)
 	for i, unit := range f.inARow(t, 10) {
 		if unit != ready[i] {
 			t.Errorf("execution %d did not get the runner that had waited for longest", i+1)
@@ -83,8 +85,8 @@ func TestRunnersSequence(t *testing.T) {
 		pause time.Duration
 		want  int
 	}{{time.Minute, 3}, {time.Hour, fewRunners}} {
-		paused(c.pause)
-		r.look()
+		f.pass(c.pause)
+		f.instance.(*instance).session.runners.look()
 		f.settled(t, c.want)
 	}
 	f.inARow(t, 3)
@@ -94,6 +96,21 @@ func TestRunnersSequence(t *testing.T) {
 	if n := f.agent.(*Agent).stock.spare.Load(); n != 0 {
 		t.Errorf("%d spare runners on the node without a session", n)
 	}
+}
+
+// TestRunnersAtRest: what an idle session gives up, others can have.
+func TestRunnersAtRest(t *testing.T) {
+	f := newFixture(t)
+	f.inARow(t, 5)
+	f.settled(t, 6)
+	f.call(t, "POST", "/v1/sleep", map[string]any{"state": lifeIdle}, nil)
+	f.settled(t, 1)
+	if n := f.agent.(*Agent).stock.spare.Load(); n > 1 {
+		t.Errorf("%d spare runners on the node, and one that waits", n)
+	}
+	f.pass(time.Second)
+	f.inARow(t, 1)
+	f.settled(t, 6)
 }
 
 // TestRunnersFew: what there is no memory or processes for is not started ahead.

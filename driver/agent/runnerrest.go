@@ -16,6 +16,9 @@ func (r *runners) rest() {
 	r.mu.Lock()
 	surplus := r.ready[min(restingRunners, len(r.ready)):]
 	r.ready = r.ready[: len(r.ready)-len(surplus) : len(r.ready)-len(surplus)]
+	for _, run := range surplus {
+		r.unspare(run)
+	}
 	r.mu.Unlock()
 	var all sync.WaitGroup
 	for _, run := range surplus {
