@@ -109,7 +109,7 @@ func executions(ctx context.Context, c *buntime.Client, session string) ([]ran, 
 				all = append(all, ran{path.Base(f.Path), f.Modified})
 			}
 		}
-		if len(list.Items) < page {
+		if offset+page >= list.Total {
 			break
 		}
 	}
