@@ -15,7 +15,7 @@ import (
 // advice is what people can do about an error of the API.
 var advice = map[string]string{
 	"unauthorized":           "run buntime login, or see that " + envKey + " is a key of that address",
-	"session_not_found":      "its time may be over; buntime sessions list has those that there are",
+	"session_not_found":      "buntime sessions list has those that there are",
 	"session_busy":           "--force interrupts what runs",
 	"session_limit_exceeded": "buntime sessions delete makes room",
 	"execution_not_found":    "buntime logs --list has those that there are",

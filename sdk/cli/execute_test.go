@@ -47,9 +47,14 @@ func TestParsePlace(t *testing.T) {
 
 func TestTexts(t *testing.T) {
 	for _, c := range []struct{ got, want string }{
-		{span(90 * time.Second), "1m30s"}, {span(25*time.Hour + time.Minute), "1d1h"}, {span(-time.Second), "0s"},
-		{size(999), "999 B"}, {size(1_500_000), "1.5 MB"}, {size(4_000_000_000), "4.0 GB"},
-		{metadataText([]byte(`{"b":1,"a":"x y","c":{"d":null}}`)), `a=x y b=1 c={"d":null}`}, {metadataText([]byte(`[]`)), ""},
+		{span(90 * time.Second), "1m30s"},
+		{span(25*time.Hour + time.Minute), "1d1h"},
+		{span(-time.Second), "0s"},
+		{size(999), "999 B"},
+		{size(1_500_000), "1.5 MB"},
+		{size(4_000_000_000), "4.0 GB"},
+		{metadataText([]byte(`{"b":1,"a":"x y","c":{"d":null}}`)), `a=x y b=1 c={"d":null}`},
+		{metadataText([]byte(`[]`)), ""},
 		{short("abcdef", 4), "abc…"},
 	} {
 		if c.got != c.want {

@@ -92,7 +92,7 @@ func (a *app) manageKeys(ctx context.Context, args []string) error {
 		return err
 	}
 	defer store.Close()
-	ctx, cancel := context.WithTimeoutCause(ctx, keysTimeout, fmt.Errorf("Consul has not answered in %v", keysTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, keysTimeout, fmt.Errorf("no answer of Consul in %v", keysTimeout))
 	defer cancel()
 	return keys.Command(ctx, keys.NewManager(store), args, a.Out)
 }

@@ -31,11 +31,11 @@ func (a *app) newLogs() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "logs SESSION [EXECUTION]",
 		Short: "Show the output of an execution, the latest if none is named",
-		Long: `Show the output of an execution, the latest if none is named: all of it, byte for
-byte. With -f also what is printed from now on, until it ends. A session that
+		Long: `Show the output of an execution, the latest if none is named (of those in one second
+it is any): all of it, byte for byte. With -f also what is printed from now on, until it ends. A session that
 sleeps wakes.`,
 		Example: `  buntime logs ses_abc
-  buntime logs -f ses_abc exec_123
+  buntime logs -f ses_abc exe_123
   buntime logs --list ses_abc`,
 		Args: usage(cobra.RangeArgs(1, 2)), ValidArgsFunction: a.completeExecution,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/buntime/buntime/sdk/go"
+	buntime "github.com/buntime/buntime/sdk/go"
 	"github.com/buntime/buntime/sdk/mcp"
 )
 
