@@ -80,6 +80,7 @@ func TestKeys(t *testing.T) {
 		{Method: "GET", Path: "/files/read", Query: s.query([]string{"path", "a"})},
 		{Method: "POST", Path: "/files/write", JSON: s.body(M{"path": "a", "content": ""})},
 		{Method: "GET", Path: "/files/archive", Query: s.query(nil)},
+		{Method: "GET", Path: "/sessions/" + s.id + "/terminal", Header: map[string]string{"Upgrade": "websocket", "Connection": "Upgrade"}},
 		{Method: "PUT", Path: "/files/archive", Query: s.query(nil), Body: strings.NewReader("x"), Header: map[string]string{"Content-Type": "application/x-tar"}},
 		{Method: "DELETE", Path: "/files", Query: s.query([]string{"path", "a"})},
 	} {

@@ -23,6 +23,8 @@ const (
 	CodeConnection = "connection_error"
 	// CodeClientTimeout: the answer did not come in time.
 	CodeClientTimeout = "client_timeout"
+	// CodeTerminalClosed: the server has closed a terminal, and said why.
+	CodeTerminalClosed = "terminal_closed"
 	// CodeInvalidResponse: the answer was none of the API's.
 	CodeInvalidResponse = "invalid_response"
 )

@@ -118,7 +118,7 @@ func (t *Terminal) Copy(stdout, stderr io.Writer) (exitCode int, err error) {
 	for {
 		kind, p, err := t.conn.Read(t.ctx)
 		if end, ok := errors.AsType[websocket.CloseError](err); ok && end.Reason != "" {
-			return 0, &Error{Code: CodeConnection, Message: "the terminal was closed: " + end.Reason, cause: err}
+			return 0, &Error{Code: CodeTerminalClosed, Message: "the terminal was closed: " + end.Reason, cause: err}
 		}
 		if err != nil {
 			return 0, broken(t.ctx, "read from the terminal", err)

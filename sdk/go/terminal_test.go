@@ -86,7 +86,7 @@ func TestTerminal(t *testing.T) {
 	if x, err = c.Terminal(ctx, "ses_a", TerminalRequest{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := x.Copy(&out, &errs); !Is(err, CodeConnection) || !strings.Contains(err.Error(), "it went to sleep") {
+	if _, err := x.Copy(&out, &errs); !Is(err, CodeTerminalClosed) || !strings.Contains(err.Error(), "it went to sleep") {
 		t.Errorf("%v", err)
 	}
 	x.Close()
