@@ -43,10 +43,10 @@ type terminalWord struct {
 
 const (
 	// sessionTerminals is how many a session may have at a time: each holds a
-	// connection and some 200 KB of the plugin's memory.
+	// connection and up to some 500 KB of the plugin's memory.
 	sessionTerminals = 16
 	// maxTerminalMessage is in bytes, of a message from the client.
-	maxTerminalMessage = 1 << 20
+	maxTerminalMessage = 128 << 10
 	// terminalHangUp is what a command has to end in whose terminal is gone.
 	terminalHangUp = 2 * time.Second
 	// terminalLook is how often it is looked whether something runs in a terminal.

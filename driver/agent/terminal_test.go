@@ -155,9 +155,9 @@ func TestTerminals(t *testing.T) {
 	deaf.reads("up")
 	stuck := f.terminal(t, "command=sh&command=-c&command=echo+up%3B+sleep+98765")
 	stuck.reads("up")
-	for range 100 { // more than there is room for on the way
+	for range 300 { // more than there is room for on the way
 		ctx, cancel := context.WithTimeout(stuck.ctx, 100*time.Millisecond)
-		err := stuck.conn.Write(ctx, websocket.MessageBinary, make([]byte, 500_000))
+		err := stuck.conn.Write(ctx, websocket.MessageBinary, make([]byte, 100_000))
 		cancel()
 		if err != nil {
 			break

@@ -23,7 +23,7 @@ func (s *Server) terminalRoutes(api huma.API) {
 	add(api, huma.Operation{
 		OperationID: "openTerminal", Method: http.MethodGet, Path: "/sessions/{id}/terminal", Tags: []string{"sessions"},
 		Summary: "Open a terminal, or run a command with its input, on a WebSocket",
-		Description: "The first byte of a binary message is 0 for input, 1 for output and 2 for standard error, which is apart only with tty=false. " +
+		Description: "The first byte of a binary message is 0 for input, 1 for output and 2 for standard error, which is apart only with tty=false. A message has at most 128 KB. " +
 			"Text messages are JSON: the client sends {\"type\": \"resize\", \"rows\", \"cols\"}, {\"type\": \"signal\", \"signal\"} (to the command's process group) and {\"type\": \"end\"} (of the input), " +
 			"and gets {\"type\": \"exit\", \"exitCode\"} last. Another end is said in the reason of the close frame. " +
 			"When the connection ends, the command gets SIGHUP, and what runs then yet is killed. " +

@@ -288,7 +288,7 @@ export interface paths {
         };
         /**
          * Open a terminal, or run a command with its input, on a WebSocket
-         * @description The first byte of a binary message is 0 for input, 1 for output and 2 for standard error, which is apart only with tty=false. Text messages are JSON: the client sends {"type": "resize", "rows", "cols"}, {"type": "signal", "signal"} (to the command's process group) and {"type": "end"} (of the input), and gets {"type": "exit", "exitCode"} last. Another end is said in the reason of the close frame. When the connection ends, the command gets SIGHUP, and what runs then yet is killed. The session is in use while a command runs that was named, or something that was started in the shell; a shell that waits for its user lets the session become idle, and what is typed wakes it. The output is not kept: POST /execute has that.
+         * @description The first byte of a binary message is 0 for input, 1 for output and 2 for standard error, which is apart only with tty=false. A message has at most 128 KB. Text messages are JSON: the client sends {"type": "resize", "rows", "cols"}, {"type": "signal", "signal"} (to the command's process group) and {"type": "end"} (of the input), and gets {"type": "exit", "exitCode"} last. Another end is said in the reason of the close frame. When the connection ends, the command gets SIGHUP, and what runs then yet is killed. The session is in use while a command runs that was named, or something that was started in the shell; a shell that waits for its user lets the session become idle, and what is typed wakes it. The output is not kept: POST /execute has that.
          */
         get: operations["openTerminal"];
         put?: never;
