@@ -44,7 +44,7 @@ type boarder struct {
 // board measures the three modes as ComputeSDK does: one who takes part after the
 // other, because a burst beside another would be none.
 func (m *bench) board() {
-	pool := m.poolStack(benchSlots)
+	pool := m.poolStack(benchSlots, "")
 	ready := func() error { return errors.Join(pool.filled(benchSlots), m.quiet()) } // nothing is made beside it
 	runc := m.runc("version", m.rootfs(), "-v")
 	for _, mode := range []struct {

@@ -11,7 +11,7 @@ const benchSlots = 100
 func (m *bench) create() {
 	const rounds = 60
 	var timing, slotTiming spans
-	pool := m.poolStack(benchSlots)
+	pool := m.poolStack(benchSlots, "")
 	contenders := []*contender{
 		pool.slotToResult(benchSlots, &slotTiming),
 		m.createToResult("session of 0.25 cores", 0, &timing),

@@ -18,10 +18,11 @@ import (
 )
 
 // poolStack is a second system, with a pool: the other has none, so that what is
-// measured there meets no slot.
-func (m *bench) poolStack(slots int) *bench {
+// measured there meets no slot. out is a folder with other binaries, or "".
+func (m *bench) poolStack(slots int, out string) *bench {
 	settings := M{"min": slots, "max": slots, "node_memory": 24 * slots, "refills": 4}
 	s, err := stack.Start(m.ctx, stack.Options{
+		Out:      out,
 		Keys:     []stack.Key{{Key: stack.NewKey(), Account: "pool", Plan: "enterprise", Limits: M{"requests": 1_000_000, "sessions": 1000}}},
 		Frontend: M{"pool": settings},
 	})
@@ -79,9 +80,9 @@ func (p *bench) slotToResult(slots int, timing *spans) *contender {
 // is refused, because a machine that does other things too is not done in time, is
 // counted.
 func (m *bench) bursts() {
-	p := m.poolStack(benchSlots)
+	p := m.poolStack(benchSlots, "")
 	for _, n := range []int{20, 100} {
-		ready, none := &burst{bench: p, n: n}, &burst{bench: m, n: n}
+		ready, none := &burst{bench: p, n: n, used: cpuTimes{}}, &burst{bench: m, n: n, used: cpuTimes{}}
 		for range max(1, 60/n) {
 			m.must(p.filled(benchSlots))
 			m.must(ready.run())
@@ -92,7 +93,8 @@ func (m *bench) bursts() {
 		t := newTable(fmt.Sprintf("%d creates at once, each to first result", n), "n", "p50", "p95", "p99", "max", "refused")
 		ready.row("slots ready", t)
 		none.row("no slots", t)
-		t.print("ms", "slots ready, Server-Timing, p50: "+ready.timing.String(), "no slots, Server-Timing, p50: "+none.timing.String())
+		t.print("ms", "slots ready, Server-Timing, p50: "+ready.timing.String(), "no slots, Server-Timing, p50: "+none.timing.String(),
+			"slots ready, CPU time of each, ms: "+ready.used.per(len(ready.took)), "no slots, CPU time of each, ms: "+none.used.per(len(none.took)))
 	}
 }
 
@@ -103,6 +105,7 @@ type burst struct {
 	took    []time.Duration
 	refused []error
 	timing  spans
+	used    cpuTimes
 }
 
 func (b *burst) row(name string, t *table) {
@@ -118,6 +121,7 @@ func (b *burst) run() error {
 	sessions := make([]*benchSession, b.n)
 	took, errs := make([]time.Duration, b.n), make([]error, b.n)
 	timings := make([]spans, b.n)
+	before := b.cpu()
 	begin := time.Now()
 	var all sync.WaitGroup
 	for i := range b.n {
@@ -129,6 +133,7 @@ func (b *burst) run() error {
 		})
 	}
 	all.Wait()
+	b.used.add(before, b.cpu())
 	for i, err := range errs {
 		if err != nil {
 			b.refused = append(b.refused, err)

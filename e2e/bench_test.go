@@ -34,6 +34,7 @@ func BenchmarkExecute(b *testing.B)    { newBench(b).execute() }
 func BenchmarkThroughput(b *testing.B) { newBench(b).throughput() }
 func BenchmarkCreate(b *testing.B)     { newBench(b).create() }
 func BenchmarkRest(b *testing.B)       { newBench(b).rest() }
+func BenchmarkSlots(b *testing.B)      { newBench(b).slots() }
 func BenchmarkBurst(b *testing.B)      { newBench(b).bursts() }
 func BenchmarkBoard(b *testing.B)      { newBench(b).board() }
 func BenchmarkPreview(b *testing.B)    { newBench(b).preview() }

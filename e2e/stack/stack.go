@@ -58,6 +58,9 @@ func (k Key) MarshalJSON() ([]byte, error) {
 
 // Options of a stack. All of them may be left empty.
 type Options struct {
+	// Out is the folder with the binaries; empty is what `make build` has made of this
+	// work tree.
+	Out string
 	// Dir is where all files go; it must be empty or absent, and goes with
 	// Stop. A short path: there are unix sockets in it, whose names the kernel
 	// limits to 107 bytes. Default: a new one in the system's temporary folder.
@@ -129,7 +132,7 @@ func Start(ctx context.Context, options Options) (*Stack, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("start stack: root is needed, for Nomad's client and the sandboxes")
 	}
-	tools, err := findTools(ctx)
+	tools, err := findTools(ctx, options.Out)
 	if err != nil {
 		return nil, err
 	}

@@ -34,16 +34,19 @@ const pluginName = "nomad-driver-bun"
 // beside buntime-init.
 const restorerName = "buntime-restorer"
 
-// findTools looks the parts up as `make deps build` left them.
-func findTools(ctx context.Context) (tools, error) {
+// findTools looks the parts up as `make deps build` left them, what is ours in out.
+func findTools(ctx context.Context, out string) (tools, error) {
 	root, err := Root()
 	if err != nil {
 		return tools{}, err
 	}
+	if out == "" {
+		out = filepath.Join(root, "out")
+	}
 	t := tools{
-		plugins:  filepath.Join(root, "out/plugins"),
-		init:     filepath.Join(root, "out/libexec/buntime-init"),
-		frontend: filepath.Join(root, "out/bin/buntime-frontend"),
+		plugins:  filepath.Join(out, "plugins"),
+		init:     filepath.Join(out, "libexec/buntime-init"),
+		frontend: filepath.Join(out, "bin/buntime-frontend"),
 	}
 	for _, path := range []string{filepath.Join(t.plugins, pluginName), t.init, filepath.Join(filepath.Dir(t.init), restorerName), t.frontend} {
 		if _, err := os.Stat(path); err != nil {
