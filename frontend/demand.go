@@ -88,13 +88,14 @@ func (d *demand) forgotten(now time.Time) bool { return d.recent.value(now, memo
 
 // want is how many slots there should be, if making one takes so long and so many are
 // made at a time: as many as are taken until those are made again that were taken
-// first, with a margin for chance; and as many as came at once of late.
+// first, for which there has to be a quiet moment, with a margin for chance; and as many
+// as came at once of late.
 func (d *demand) want(now time.Time, took time.Duration, refills int) int {
 	rate := d.perSecond(now)
 	if rate*took.Seconds() >= usedUp*float64(refills) {
 		return math.MaxInt32
 	}
-	gone := rate * took.Seconds()
+	gone := rate * (refillQuiet + took).Seconds()
 	steady := gone + spread*math.Sqrt(gone)
 	// Of what is less than half a slot there is none: all that was has faded.
 	return int(math.Ceil(max(steady, d.peakAt(now)) - 0.5))

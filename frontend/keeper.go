@@ -39,6 +39,8 @@ type keeper struct {
 	heard   bool // whether reports were read before
 	fails   int  // slots that could not be made in a row
 	rests   time.Time
+	offered map[string]bool // slots that were ready when looked at last
+	patience
 }
 
 func newKeeper(s *Service) *keeper {
@@ -58,15 +60,20 @@ func (s *Service) keepPool(ctx context.Context) {
 	k.work.Go(func() { k.watchNodes(ctx) })
 	tick := time.NewTicker(keepEvery)
 	defer tick.Stop()
+	quiet := time.NewTimer(0) // of when it may be
+	defer quiet.Stop()
 	k.hear(ctx)
 	for {
 		slots, changed, known := s.pool.all(s.Now())
 		if known {
-			k.round(ctx, slots)
+			if wait := k.round(ctx, slots); wait > 0 {
+				quiet.Reset(wait)
+			}
 		}
 		select {
 		case <-changed:
 		case <-k.done:
+		case <-quiet.C:
 		case <-tick.C:
 			k.hear(ctx)
 		case <-ctx.Done():
@@ -136,14 +143,17 @@ func (k *keeper) learn(reports map[string]Report, all bool, now time.Time) (sile
 	return silent
 }
 
-// round ends what is of no use and makes what is missing.
-func (k *keeper) round(ctx context.Context, slots []*Slot) {
+// round ends what is of no use and makes what is missing, or says how long to wait
+// with that.
+func (k *keeper) round(ctx context.Context, slots []*Slot) (wait time.Duration) {
 	now := k.Now()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	maps.DeleteFunc(k.handled, func(_ string, at time.Time) bool { return now.Sub(at) > slotTimeout })
 	ready, coming := map[Shape][]*Slot{}, map[Shape]int{}
+	offered := map[string]bool{}
 	for _, slot := range slots {
+		delete(k.offered, slot.ID)
 		why := k.useless(slot, now)
 		switch {
 		case k.ending[slot.ID], k.making[slot.ID] != nil:
@@ -151,6 +161,7 @@ func (k *keeper) round(ctx context.Context, slots []*Slot) {
 			k.retire(ctx, slot, why)
 		case slot.Ready():
 			ready[slot.Shape] = append(ready[slot.Shape], slot)
+			offered[slot.ID] = true
 		case k.handled[slot.ID].IsZero(): // of a leader before
 			k.start(ctx, slot)
 		default:
@@ -163,18 +174,38 @@ func (k *keeper) round(ctx context.Context, slots []*Slot) {
 			m.cancel(errLost)
 		}
 	}
+	if len(k.offered) > 0 { // somebody has taken them, or they have ended
+		k.taken = now
+	}
+	k.offered = offered
 	wanted := k.wanted(now)
 	for shape, list := range ready {
 		k.shed(ctx, list, wanted[shape])
 	}
 	if now.Before(k.rests) {
-		return
+		return 0
 	}
+	return k.fill(ctx, wanted, ready, coming, now)
+}
+
+// fill makes slots that are missing, or says how long to wait with that. Called with mu
+// held.
+func (k *keeper) fill(ctx context.Context, wanted map[Shape]int, ready map[Shape][]*Slot, coming map[Shape]int, now time.Time) time.Duration {
+	missing := map[Shape]int{}
 	for shape, want := range wanted {
-		for n := len(ready[shape]) + coming[shape]; n < want && len(k.making) < k.Pool.Refills; n++ {
+		if n := want - len(ready[shape]) - coming[shape]; n > 0 {
+			missing[shape] = n
+		}
+	}
+	if wait := k.wait(now, len(missing) > 0); wait > 0 {
+		return wait
+	}
+	for shape, n := range missing {
+		for ; n > 0 && len(k.making) < k.Pool.Refills; n-- {
 			k.start(ctx, k.newSlot(shape, k.place(ready), now))
 		}
 	}
+	return 0
 }
 
 func (k *keeper) newSlot(shape Shape, node string, now time.Time) *Slot {
