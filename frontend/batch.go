@@ -4,7 +4,6 @@
 package frontend
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -68,7 +67,7 @@ func (s *Service) readAccount(ctx context.Context, account string) {
 		limited, cancel := context.WithTimeoutCause(ctx, lookupTimeout, fmt.Errorf("index of %s not read in %v", account, lookupTimeout))
 		r.entries, r.err = s.Store.Account(limited, account)
 		cancel()
-		slices.SortFunc(r.entries, func(a, b Entry) int { return cmp.Compare(a.Order, b.Order) })
+		slices.SortFunc(r.entries, Entry.compare)
 		close(r.done)
 	}
 }

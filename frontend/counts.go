@@ -8,12 +8,17 @@ import (
 	"time"
 )
 
-// countFor is how long a count of an account's sessions is good enough to try: what
-// decides is the count after a session was stored.
-const countFor = 2 * time.Second
+const (
+	// countFor is how long a count of an account's sessions is good enough to try where
+	// it is near the limit: what decides is the count after a session was stored.
+	countFor = 2 * time.Second
+	// countKept is how long it counts at all. Who is at the limit may use up a slot for
+	// nothing as often.
+	countKept = 10 * time.Minute
+)
 
-// counts has how many sessions accounts had a moment ago, so that creates in a row
-// need not count before each.
+// counts has how many sessions accounts had when they were last counted, so that
+// creates need not count before.
 type counts struct {
 	mu       sync.Mutex
 	accounts map[string]counted
@@ -32,10 +37,10 @@ func (c *counts) note(account string, n int, now time.Time) {
 	if c.accounts == nil {
 		c.accounts = map[string]counted{}
 	}
-	if now.Sub(c.swept) >= countFor {
+	if now.Sub(c.swept) >= countKept {
 		c.swept = now
 		for name, was := range c.accounts {
-			if now.Sub(was.at) >= countFor {
+			if now.Sub(was.at) >= countKept {
 				delete(c.accounts, name)
 			}
 		}
@@ -43,15 +48,20 @@ func (c *counts) note(account string, n int, now time.Time) {
 	c.accounts[account] = counted{n, now}
 }
 
-// another says whether the account had room for one session more, and counts it.
-func (c *counts) another(account string, most int, now time.Time) bool {
+// full says whether an account may have no room for one session more, so that it is to
+// be counted; if not, it counts that one. Of an account that was not counted of late
+// nothing bad is supposed.
+func (c *counts) full(account string, most int, now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	was, ok := c.accounts[account]
-	if !ok || now.Sub(was.at) >= countFor || was.n >= most {
+	if !ok || now.Sub(was.at) >= countKept {
 		return false
+	}
+	if was.n >= most || 2*was.n >= most && now.Sub(was.at) >= countFor {
+		return true
 	}
 	was.n++
 	c.accounts[account] = was
-	return true
+	return false
 }

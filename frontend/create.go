@@ -72,7 +72,7 @@ func (s *Service) Create(ctx context.Context, key Key, r CreateRequest) (*Sessio
 	}
 	if s.Pool.Max > 0 {
 		// Who has as many as may be must not use up slots by trying.
-		if !s.counts.another(sess.Account, key.Allowed.Sessions, s.Now()) {
+		if s.counts.full(sess.Account, key.Allowed.Sessions, s.Now()) {
 			if err := s.admit(ctx, sess, key.Allowed.Sessions); err != nil {
 				return nil, err
 			}
@@ -145,6 +145,11 @@ func (s *Service) admit(ctx context.Context, sess *Session, most int) error {
 	if err != nil {
 		return fmt.Errorf("count sessions of %s: %w", sess.Account, err)
 	}
+	return s.judge(sess, entries, most)
+}
+
+// judge is admit for who knows the account's sessions, in the Store's order.
+func (s *Service) judge(sess *Session, entries []Entry, most int) error {
 	now := s.Now()
 	before, all, found := 0, 0, false
 	for _, e := range entries {

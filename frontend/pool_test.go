@@ -288,11 +288,11 @@ func TestLastSessionFromSlots(t *testing.T) {
 // deaf is a store that does what it is told and never says so.
 type deaf struct{ *frontendtest.Store }
 
-func (d deaf) TakeSlot(ctx context.Context, slot *frontend.Slot, s *frontend.Session) error {
-	if err := d.Store.TakeSlot(ctx, slot, s); err != nil {
-		return err
+func (d deaf) TakeSlots(ctx context.Context, takes []*frontend.Take) {
+	d.Store.TakeSlots(ctx, takes)
+	for _, t := range takes {
+		t.Err = fmt.Errorf("no answer: %w", frontend.ErrUnavailable)
 	}
-	return fmt.Errorf("no answer: %w", frontend.ErrUnavailable)
 }
 
 // TestTakeUnsure: of a slot that was taken without anybody being told nothing stays.

@@ -52,6 +52,7 @@ type Service struct {
 	arrivals *arrivals
 	counts   counts
 	batch    batch
+	taking   taking
 	cache    cache
 	census   census
 	missing  missing

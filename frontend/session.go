@@ -4,6 +4,7 @@
 package frontend
 
 import (
+	"cmp"
 	"encoding/json"
 	"strconv"
 	"strings"
@@ -162,8 +163,14 @@ type Entry struct {
 	// New says that the session has never been known to run. Should its maker
 	// have died, it may be that nobody was ever told of it.
 	New bool `json:"new,omitzero"`
-	// Order is the Store's order of creation.
+	// Order is the Store's order of creation. Those that were stored at once have the
+	// same.
 	Order uint64 `json:"-"`
+}
+
+// compare is by the order of creation, in which everybody sees the entries.
+func (e Entry) compare(o Entry) int {
+	return cmp.Or(cmp.Compare(e.Order, o.Order), cmp.Compare(e.ID, o.ID))
 }
 
 const (

@@ -50,6 +50,22 @@ func (s *Slot) session() *Session {
 	return &Session{ID: s.ID, Epoch: firstEpoch, Claim: s.Claim, Expires: s.Ends}
 }
 
+// MaxTakes is how many slots can be taken in one call of a Store: each is some
+// operations of a transaction, which may have 64 in Consul.
+const MaxTakes = 12
+
+// Take is a slot that is to become a session, and what came of it.
+type Take struct {
+	Slot    *Slot
+	Session *Session
+	// Entries lists the sessions of the session's account, this one among them, as
+	// Account does, at some moment not before it was stored. Others may have the list too.
+	Entries []Entry
+	// Err is ErrConflict if the slot's Version is not the stored one, also if the slot
+	// is gone. With another nobody knows what was done.
+	Err error
+}
+
 // SlotStore is the part of a Store that holds the slots.
 type SlotStore interface {
 	// AddSlot stores a new slot and sets its Version. ErrExists if there is one.
@@ -60,10 +76,11 @@ type SlotStore interface {
 	// DropSlot removes a slot if its Version is still the stored one. ErrConflict if
 	// not, also if the slot is gone.
 	DropSlot(ctx context.Context, s *Slot) error
-	// TakeSlot turns a slot into a session: it stores the new record and its index
-	// entry, as Create does, and removes the slot, all of it or nothing. ErrConflict
-	// if the slot's Version is not the stored one, also if it is gone.
-	TakeSlot(ctx context.Context, s *Slot, r *Session) error
+	// TakeSlots turns at most MaxTakes slots into sessions. Of each it stores the new
+	// record and its index entry, as Create does, and removes the slot, all of it or
+	// nothing; one that cannot be had does not hinder the others. What came of each is
+	// in its Take.
+	TakeSlots(ctx context.Context, takes []*Take)
 	// Slots lists all slots, and a number to ask again with: no change up to that
 	// Version is missing. With the number of an earlier answer it waits until there
 	// may be another, at most some minutes; with 0 it answers at once.

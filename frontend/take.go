@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/buntime/buntime/frontend/timing"
 )
 
@@ -26,8 +24,9 @@ const beginTimeout = 2 * time.Second
 func (s *Service) take(ctx context.Context, sess *Session, slot *Slot, most int) (*Session, error) {
 	n := *sess
 	n.ID, n.Claim, n.State, n.Since = slot.ID, slot.Claim, StateActive, s.Now()
+	t := &Take{Slot: slot, Session: &n}
 	stop := timing.Start(ctx, "kv")
-	err := s.Store.TakeSlot(ctx, slot, &n)
+	err := s.takeSlot(ctx, t)
 	stop()
 	if errors.Is(err, ErrConflict) {
 		return nil, errTaken
@@ -36,10 +35,10 @@ func (s *Service) take(ctx context.Context, sess *Session, slot *Slot, most int)
 		s.later(ctx, func(ctx context.Context) { s.untakeUnsure(ctx, &n) })
 		return nil, fmt.Errorf("take slot %s: %w", slot.ID, err)
 	}
-	var both errgroup.Group
-	both.Go(func() error { return s.admit(ctx, &n, most) })
-	both.Go(func() error { return s.begin(ctx, &n) })
-	if err := both.Wait(); err != nil {
+	if err = s.judge(&n, t.Entries, most); err == nil {
+		err = s.begin(ctx, &n)
+	}
+	if err != nil {
 		s.untake(ctx, &n)
 		return nil, err
 	}

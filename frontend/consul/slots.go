@@ -53,15 +53,6 @@ func (s *Store) removeSlot(slot *frontend.Slot) api.KVTxnOps {
 	}
 }
 
-// TakeSlot implements frontend.Store.
-func (s *Store) TakeSlot(ctx context.Context, slot *frontend.Slot, r *frontend.Session) error {
-	ops, err := s.writes(r, 0)
-	if err != nil {
-		return err
-	}
-	return s.changeSlot(ctx, slot, "take", append(ops, s.removeSlot(slot)...), &r.Version)
-}
-
 // changeSlot runs a transaction, which is refused for nothing but that the slot is
 // not as it was, and notes the version of what its first operation has written.
 func (s *Store) changeSlot(ctx context.Context, slot *frontend.Slot, what string, ops api.KVTxnOps, version *uint64) error {

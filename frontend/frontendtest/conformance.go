@@ -45,6 +45,7 @@ func TestStore(t *testing.T, store frontend.Store, put func(t *testing.T, c clai
 		"slots":         s.slots,
 		"slot taken":    s.slotTaken,
 		"one takes":     s.oneTakes,
+		"together":      s.takenTogether,
 		"slots wait":    s.slotsWait,
 		"reports":       s.reports,
 	} {

@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"reflect"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -49,6 +51,13 @@ func (s *suite) found(t *testing.T, ctx context.Context, id string) *frontend.Sl
 	return nil
 }
 
+// take is TakeSlots of one.
+func (s *suite) take(ctx context.Context, slot *frontend.Slot, r *frontend.Session) error {
+	one := &frontend.Take{Slot: slot, Session: r}
+	s.store.TakeSlots(ctx, []*frontend.Take{one})
+	return one.Err
+}
+
 func (s *suite) slots(t *testing.T, ctx context.Context) {
 	slot := Slot()
 	where := slot.Claim
@@ -85,11 +94,11 @@ func (s *suite) slotTaken(t *testing.T, ctx context.Context) {
 	stale.Version++
 	r := Session("taken")
 	r.ID, r.State, r.Claim = slot.ID, frontend.StateActive, slot.Claim
-	wants(t, "take of a stale one", s.store.TakeSlot(ctx, &stale, r), frontend.ErrConflict)
+	wants(t, "take of a stale one", s.take(ctx, &stale, r), frontend.ErrConflict)
 	if _, err := s.store.Get(ctx, r.ID); !errors.Is(err, frontend.ErrNotFound) {
 		t.Errorf("a record of what was not taken: %v", err)
 	}
-	if err := s.store.TakeSlot(ctx, slot, r); err != nil {
+	if err := s.take(ctx, slot, r); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := s.store.Get(ctx, r.ID); err != nil || !reflect.DeepEqual(got, r) {
@@ -125,7 +134,7 @@ func (s *suite) oneTakes(t *testing.T, ctx context.Context) {
 			}
 			r := Session("one-takes")
 			r.ID = slot.ID
-			errs[i] = s.store.TakeSlot(ctx, &mine, r)
+			errs[i] = s.take(ctx, &mine, r)
 		})
 	}
 	wg.Wait()
@@ -139,6 +148,65 @@ func (s *suite) oneTakes(t *testing.T, ctx context.Context) {
 	}
 	if won != 1 {
 		t.Errorf("%d of %d have had one slot", won, len(errs))
+	}
+}
+
+// takenTogether: of many slots that are taken in one call those are sessions that could
+// be had, whatever became of the others, and all see the same list of their account.
+func (s *suite) takenTogether(t *testing.T, ctx context.Context) {
+	takes := make([]*frontend.Take, frontend.MaxTakes)
+	for i := range takes {
+		slot := s.mustAdd(t, ctx)
+		r := Session("together-" + string(rune('a'+i%2)))
+		r.ID = slot.ID
+		takes[i] = &frontend.Take{Slot: slot, Session: r}
+	}
+	others := map[int]bool{1: true, 4: true, 6: true}
+	for i := range others {
+		mine := *takes[i].Slot
+		r := Session("others")
+		r.ID = mine.ID
+		if err := s.take(ctx, &mine, r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := s.mustCreate(t, ctx, "together-a")
+	s.store.TakeSlots(ctx, takes)
+	mine := map[string]int{"together-a": 1} // that before
+	for i, take := range takes {
+		if others[i] {
+			wants(t, "take of another's", take.Err, frontend.ErrConflict)
+			if r, err := s.store.Get(ctx, take.Session.ID); err != nil || r.Account != "others" {
+				t.Errorf("another's session is %+v, %v", r, err)
+			}
+			continue
+		}
+		mine[take.Session.Account]++
+		if r, err := s.store.Get(ctx, take.Session.ID); take.Err != nil || err != nil || !reflect.DeepEqual(r, take.Session) {
+			t.Errorf("%v; got %+v, %v, want %+v", take.Err, r, err, take.Session)
+		}
+	}
+	for i, take := range takes {
+		if others[i] {
+			continue
+		}
+		stored, err := s.store.Account(ctx, take.Session.Account)
+		byID := func(a, b frontend.Entry) int { return strings.Compare(a.ID, b.ID) }
+		slices.SortFunc(stored, byID)
+		told := slices.SortedFunc(slices.Values(take.Entries), byID)
+		if err != nil || !reflect.DeepEqual(told, stored) || len(told) != mine[take.Session.Account] {
+			t.Errorf("%s: it was told of %+v, stored is %+v, %v", take.Session.Account, told, stored, err)
+		}
+		for _, e := range take.Entries {
+			if take.Session.Account == "together-a" && e.ID != before.ID && e.Order <= before.Version {
+				t.Errorf("%s is of %d, before what was stored at %d", e.ID, e.Order, before.Version)
+			}
+		}
+	}
+	takes[0].Slot.Version++ // all of them are gone
+	s.store.TakeSlots(ctx, takes)
+	for _, take := range takes {
+		wants(t, "take again", take.Err, frontend.ErrConflict)
 	}
 }
 

@@ -199,13 +199,17 @@ func (s *Store) Account(ctx context.Context, account string) ([]frontend.Entry, 
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var out []frontend.Entry
+	return s.entries(account), nil
+}
+
+// entries is called with mu held.
+func (s *Store) entries(account string) (out []frontend.Entry) {
 	for _, r := range s.records {
 		if r.account == account {
 			out = append(out, r.entry)
 		}
 	}
-	return out, nil
+	return out
 }
 
 // PutClaim is what a node does. It is false if the epoch is claimed already.

@@ -84,18 +84,32 @@ func (s *Store) DropSlot(ctx context.Context, r *frontend.Slot) error {
 	return nil
 }
 
-// TakeSlot implements frontend.Store.
-func (s *Store) TakeSlot(ctx context.Context, r *frontend.Slot, sess *frontend.Session) error {
-	if err := s.enter(ctx, "TakeSlot"); err != nil {
-		return err
-	}
+// TakeSlots implements frontend.Store. As in Consul, those that are taken in one call
+// have the same place in the order.
+func (s *Store) TakeSlots(ctx context.Context, takes []*frontend.Take) {
+	err := s.enter(ctx, "TakeSlots")
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	order := s.index + 1
+	for _, t := range takes {
+		if t.Err = err; err == nil {
+			t.Err = s.takeSlot(t.Slot, t.Session, order)
+		}
+	}
+	for _, t := range takes {
+		if t.Err == nil {
+			t.Entries = s.entries(t.Session.Account)
+		}
+	}
+}
+
+// takeSlot is called with mu held.
+func (s *Store) takeSlot(r *frontend.Slot, sess *frontend.Session, order uint64) error {
 	old, ok := s.slots[r.ID]
 	if _, is := s.records[sess.ID]; !ok || old.change != r.Version || is {
 		return frontend.ErrConflict
 	}
-	if err := s.set(sess, s.index+1); err != nil {
+	if err := s.set(sess, order); err != nil {
 		return err
 	}
 	delete(s.slots, r.ID)
