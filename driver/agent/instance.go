@@ -110,7 +110,7 @@ func (i *instance) open(ctx context.Context, doors doors, recovered bool) error 
 	}
 	s.life.sleepy = func() { s.goDo(func() { i.sleepBySelf(s) }) }
 	if !i.slot.vacant() {
-		i.live(s)
+		i.live(s, recovered || s.Epoch > 1)
 	}
 	s.runners.fill(1) // the first execution waits for it; more would only slow it down
 	config := i.agent.config
@@ -119,11 +119,14 @@ func (i *instance) open(ctx context.Context, doors doors, recovered bool) error 
 	return nil
 }
 
-// live lets time count for a session: until when it is idle, and for checkpoints.
-func (i *instance) live(s *Session) {
+// live lets time count for a session: until when it is idle, and for checkpoints. Of one
+// that has just come to be, nothing can be stored yet, and nobody is asked.
+func (i *instance) live(s *Session, before bool) {
 	s.life.begin()
 	s.goDo(func() {
-		s.keeper.begin(s.ctx)
+		if before {
+			s.keeper.begin(s.ctx)
+		}
 		s.keeper.run(s.ctx, func() { go i.letGo() })
 	})
 }

@@ -100,7 +100,7 @@ func (i *instance) begin(s *Session, expires time.Time) error {
 	}
 	s.life.begins(expires)
 	i.expiry.Reset(time.Until(expires))
-	i.live(s)
+	i.live(s, false)
 	t.open.Store(false) // the last, as others look at it without the lock
 	return nil
 }
