@@ -34,7 +34,8 @@ func (n *Network) plug() (err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, n.unplug())
+			_, uerr := n.unplug()
+			err = errors.Join(err, uerr)
 			n.link = 0
 		}
 	}()
@@ -155,28 +156,31 @@ func macOf(a netip.Addr) net.HardwareAddr {
 	return net.HardwareAddr{0x02, 'b', b[0], b[1], b[2], b[3]}
 }
 
-// unplug deletes the slot's interface. One that is gone already is no error.
-func (n *Network) unplug() error {
+// unplug deletes the slot's interface. One that is gone already is no error. silent says
+// that the sandbox, whose processes are gone, has never sent anything through it.
+func (n *Network) unplug() (silent bool, err error) {
 	host, err := routeHandle()
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer host.Close()
 	name := n.manager.config.linkName(n.slot)
 	link, err := host.LinkByName(name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return fmt.Errorf("find %s: %w", name, err)
+		return false, fmt.Errorf("find %s: %w", name, err)
 	}
 	if !n.manager.config.owns(link.Attrs().Group) {
-		return fmt.Errorf("interface %s is not a sandbox's", name)
+		return false, fmt.Errorf("interface %s is not a sandbox's", name)
 	}
+	stats := link.Attrs().Statistics
+	silent = stats != nil && stats.RxPackets == 0
 	if err := host.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("delete %s: %w", name, err)
+		return false, fmt.Errorf("delete %s: %w", name, err)
 	}
-	return nil
+	return silent, nil
 }
 
 // findLink finds the slot's interface and makes sure that its other end is in
