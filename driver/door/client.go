@@ -88,6 +88,16 @@ func Behind(proxies Networks, h http.Handler) http.Handler {
 	})
 }
 
+// Client is whose address counts for a request from remote, without a port, as Behind
+// has it. It is "" where remote is none of the proxies.
+func (n Networks) Client(remote string, forwarded []string) string {
+	peer := addr(remote)
+	if !n.Contain(peer) {
+		return ""
+	}
+	return n.client(peer, forwarded).String()
+}
+
 // client goes back from peer as far as what is said can be trusted.
 func (n Networks) client(peer netip.Addr, forwarded []string) netip.Addr {
 	entries := strings.Split(strings.Join(forwarded, ","), ",")

@@ -35,6 +35,16 @@ func Key(h http.Header) (string, bool) {
 	return token, true
 }
 
+// HasKey says whether a value may be an API key, or have one in it.
+func HasKey(value []byte) bool {
+	for i := 0; i+len(KeyPrefix) <= len(value); i++ {
+		if value[i]|0x20 == KeyPrefix[0] && strings.EqualFold(string(value[i:i+len(KeyPrefix)]), KeyPrefix) {
+			return true
+		}
+	}
+	return false
+}
+
 // credentials are the headers in which clients send keys, rightly or by mistake.
 var credentials = []string{"authorization", "proxy-authorization", "x-api-key", "api-key", "x-auth-token"}
 
