@@ -328,6 +328,7 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox) (*Session, e
 	s.keeper.turns = a.saves
 	s.life.note, s.life.leaving, s.life.returning, s.life.evict = s.noteActivity, s.lookAround, s.keeper.retract, s.interrupt
 	s.runners = newRunners(s, a.stock, task.Limits)
+	s.apps = s.newAppPool()
 	s.goDo(w.run)
 	if in, ok := box.Units().(sandbox.Inspector); ok && s.MemoryLimit > 0 {
 		s.goDo(func() { s.keepMemory(in) })

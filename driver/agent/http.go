@@ -29,8 +29,15 @@ const maxBody = 256 << 20
 
 // server is one listener of a session.
 type server struct {
-	http *http.Server
+	http httpServer
 	done chan struct{}
+}
+
+// httpServer is an *http.Server, or one with a relay before it.
+type httpServer interface {
+	Serve(net.Listener) error
+	Shutdown(context.Context) error
+	Close() error
 }
 
 // Connections that one session's listeners have room for. They are front-ends'
@@ -44,9 +51,14 @@ const (
 // as slow as they may be there.
 var limits = door.Limits{Header: door.MaxHeader + 8<<10, Head: 10 * time.Second, Idle: 5 * time.Minute, Stall: time.Minute}
 
-// serve answers on l with h until close.
-func (s *Session) serve(l net.Listener, h http.Handler, connections int) {
-	srv := server{http: door.NewServer(h, limits, s.log.StandardLogger(nil)), done: make(chan struct{})}
+// newServer is for h on one of the session's listeners.
+func (s *Session) newServer(h http.Handler) *http.Server {
+	return door.NewServer(h, limits, s.log.StandardLogger(nil))
+}
+
+// serve answers on l until close.
+func (s *Session) serve(l net.Listener, h httpServer, connections int) {
+	srv := server{http: h, done: make(chan struct{})}
 	s.servers = append(s.servers, srv)
 	l = door.Limit(l, door.Room{All: connections})
 	go func() {

@@ -18,6 +18,7 @@ import (
 	"github.com/buntime/buntime/driver"
 	"github.com/buntime/buntime/driver/claim"
 	"github.com/buntime/buntime/driver/guest/wire"
+	"github.com/buntime/buntime/driver/relay"
 	"github.com/buntime/buntime/driver/sandbox"
 )
 
@@ -114,8 +115,10 @@ func (i *instance) open(ctx context.Context, doors doors, recovered bool) error 
 	}
 	s.runners.fill(1) // the first execution waits for it; more would only slow it down
 	config := i.agent.config
-	s.serve(doors.api, i.api(s, claim.Token(config.NodeSecret, s.ID, s.Epoch)), apiConnections)
-	s.serve(doors.preview, i.taken(s.preview(claim.PreviewToken(config.NodeSecret, s.ID, s.Epoch), config.PreviewAccess)), previewConnections)
+	s.serve(doors.api, s.newServer(i.api(s, claim.Token(config.NodeSecret, s.ID, s.Epoch))), apiConnections)
+	token := claim.PreviewToken(config.NodeSecret, s.ID, s.Epoch)
+	previews := s.newServer(i.taken(s.preview(token, config.PreviewAccess)))
+	s.serve(doors.preview, relay.NewServer(previews, limits, i.relayPolicy(s, token, config.PreviewAccess)), previewConnections)
 	return nil
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/buntime/buntime/driver"
 	"github.com/buntime/buntime/driver/door"
+	"github.com/buntime/buntime/driver/relay"
 )
 
 // preview passes requests to the web servers in the session. Who shows the
@@ -55,6 +56,10 @@ func (s *Session) preview(token string, access driver.Access) http.Handler {
 		ErrorLog:     s.log.StandardLogger(nil),
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := relay.Failure(r.Context()); err != nil {
+			s.previewError(w, r, err)
+			return
+		}
 		host := door.ParseHost(r.Host)
 		switch {
 		case r.Host == door.NodeHost, host.Session != "" && host.Session != hostLabel(s.ID):

@@ -15,6 +15,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/buntime/buntime/driver/relay"
 	"github.com/buntime/buntime/driver/sandbox"
 )
 
@@ -72,6 +73,7 @@ type Session struct {
 	open      map[*terminal]struct{}
 
 	servers []server
+	apps    *relay.Pool // connections to the apps
 }
 
 // errEnded is the cause with which everything of a session is cancelled.
@@ -271,6 +273,7 @@ func (s *Session) close(cause error) {
 		srv.http.Close()
 		<-srv.done
 	}
+	s.apps.Close()
 	s.writes.close()
 	s.tasks.Wait()
 	s.files.root.Close()

@@ -23,6 +23,7 @@ import (
 
 	"github.com/buntime/buntime/driver/claim"
 	"github.com/buntime/buntime/driver/door"
+	"github.com/buntime/buntime/driver/relay"
 	"github.com/buntime/buntime/frontend"
 	"github.com/buntime/buntime/frontend/node"
 )
@@ -42,8 +43,12 @@ type Handler struct {
 	// that is being restarted.
 	NodeWait time.Duration
 
+	// Proxies are those before the front-end whose word of their clients is taken.
+	Proxies door.Networks
+
 	proxy     *httputil.ReverseProxy
 	transport *http.Transport
+	pool      *relay.Pool
 }
 
 // Config is what a Handler needs.
@@ -65,6 +70,7 @@ func New(c Config, next http.Handler) *Handler {
 		NodeWait: 5 * time.Second,
 	}
 	h.transport = node.NewTransport(h.dial)
+	h.pool = h.newPool()
 	h.proxy = &httputil.ReverseProxy{
 		Rewrite:       h.rewrite,
 		Transport:     follower{h},
@@ -76,7 +82,10 @@ func New(c Config, next http.Handler) *Handler {
 }
 
 // Close closes idle connections.
-func (h *Handler) Close() { h.transport.CloseIdleConnections() }
+func (h *Handler) Close() {
+	h.transport.CloseIdleConnections()
+	h.pool.Close()
+}
 
 // Session is what a host says if it is a session's below our domain.
 func (h *Handler) Session(host string) (door.Host, bool) {
@@ -105,6 +114,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.fail(w, r, frontend.Errorf(frontend.CodeMethodNotAllowed, "previews take no %s", r.Method))
 		return
 	}
+	if err := h.unpassed(r, frontend.FromLabel(host.Session)); err != nil {
+		h.fail(w, r, err)
+		return
+	}
 	// Here and not only when dialling: kept connections must not outlive the session.
 	sess, err := h.sessions.ResolvePreview(r.Context(), frontend.FromLabel(host.Session))
 	if err != nil {
@@ -112,6 +125,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	h.proxy.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), sessionKey{}, sess)))
+}
+
+func errLost() error {
+	return frontend.Unsure("the session's node was lost after the request was sent; it may or may not have been done")
 }
 
 type sessionKey struct{}
@@ -199,7 +216,7 @@ func (f follower) RoundTrip(r *http.Request) (*http.Response, error) {
 		switch {
 		case silent && !harmless(r):
 			f.h.sessions.Forget(sess.ID)
-			return nil, frontend.Unsure("the session's node was lost after the request was sent; it may or may not have been done")
+			return nil, errLost()
 		case !gone && !silent && !errors.Is(err, errMoved):
 			return res, err
 		}
@@ -240,11 +257,20 @@ const (
 	lastPause  = 250 * time.Millisecond
 )
 
-// dial connects to the node that carries the session in addr. One that is not
+// dial is dialNode for the address of a request (see address).
+func (h *Handler) dial(ctx context.Context, _, addr string) (net.Conn, error) {
+	id, number, _ := strings.Cut(addr, ".")
+	number, _, _ = strings.Cut(number, ":")
+	epoch, err := strconv.ParseUint(number, 10, 64)
+	if err != nil {
+		return nil, err
+	}
+	return h.dialNode(ctx, id, epoch)
+}
+
+// dialNode connects to the node that carries a session in its life epoch. One that is not
 // there is tried again, at the place that the record names by then.
-func (h *Handler) dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	id, epoch, _ := strings.Cut(addr, ".")
-	epoch, _, _ = strings.Cut(epoch, ":")
+func (h *Handler) dialNode(ctx context.Context, id string, epoch uint64) (net.Conn, error) {
 	dialer := net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}
 	begin := time.Now()
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
@@ -252,10 +278,10 @@ func (h *Handler) dial(ctx context.Context, network, addr string) (net.Conn, err
 		if err != nil {
 			return nil, err
 		}
-		if strconv.FormatUint(sess.Epoch, 10) != epoch {
+		if sess.Epoch != epoch {
 			return nil, errMoved
 		}
-		conn, err := dialer.DialContext(ctx, network, sess.Claim.Preview)
+		conn, err := dialer.DialContext(ctx, "tcp", sess.Claim.Preview)
 		if err == nil {
 			return conn, nil
 		}

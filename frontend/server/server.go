@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/buntime/buntime/driver/door"
+	"github.com/buntime/buntime/driver/relay"
 	"github.com/buntime/buntime/driver/snapshot"
 	"github.com/buntime/buntime/driver/snapshot/backend"
 	"github.com/buntime/buntime/driver/tracing"
@@ -158,7 +159,8 @@ func Serve(ctx context.Context, c Config, l net.Listener, log *slog.Logger) erro
 	limits := door.Limits{
 		Head: time.Duration(c.ReadHeaderTimeout), Idle: time.Duration(c.IdleTimeout), Stall: time.Duration(c.StallTimeout),
 	}
-	srv := door.NewServer(door.Behind(proxies, p.handler), limits, slog.NewLogLogger(log.Handler(), slog.LevelDebug))
+	p.handler.Proxies = proxies
+	srv := relay.NewServer(door.NewServer(door.Behind(proxies, p.handler), limits, slog.NewLogLogger(log.Handler(), slog.LevelDebug)), limits, p.handler.Relay)
 	l = door.Limit(l, door.Room{All: c.Connections.Total, Each: c.Connections.PerClient, Exempt: proxies})
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
