@@ -5,40 +5,53 @@ package e2e
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 )
 
-// app answers every request; the port is to be set in.
-const app = `const server = Bun.serve({ port: %d, fetch: () => new Response("hello") }); console.log(server.port)`
+// app has a small answer, one of 20 KB that takes 2 ms to make, and one of 10 MB; the port
+// is to be set in.
+const app = `
+	const page = "x".repeat(20 << 10), file = new Uint8Array(10 << 20);
+	const server = Bun.serve({ port: %d, fetch(req) {
+		if (req.url.endsWith("/file")) return new Response(file);
+		if (!req.url.endsWith("/page")) return new Response("hello");
+		for (const end = performance.now() + 2; performance.now() < end;);
+		return new Response(page);
+	} });
+	console.log(server.port);`
 
 // way is one way to the same application.
 type way struct {
 	name    string
 	address string
 	host    string
-	took    map[int][]time.Duration // by connections
+	loads   map[int]*loaded // by connections
 }
 
-// preview compares ways to an application of one route.
+// loaded is how requests went over some time.
+type loaded struct {
+	took   []time.Duration
+	during time.Duration
+}
+
+func (l *loaded) rate() float64 { return float64(len(l.took)) / l.during.Seconds() }
+
+// preview compares ways to an application, over which wrk asks as fast as it is answered.
 func (m *bench) preview() {
-	// Long enough in sum, short enough for turns.
-	const rounds = 4
-	const turn = 500 * time.Millisecond
+	const rounds = 3
+	counts := []int{1, 16}
 	s := m.session(1)
 	r, err := s.run(fmt.Sprintf(app, 8080), new(spans))
 	m.must(err)
@@ -49,23 +62,18 @@ func (m *bench) preview() {
 	m.must(err)
 	bare := m.hostApp()
 	host := s.label() + "." + system.previewDomain
-	ways := []*way{
-		{name: "through the front-end", address: strings.TrimPrefix(system.base, "http://"), host: host},
-		{name: "at the node's preview port", address: node, host: host},
-		{name: "on the host, through a plain proxy", address: m.plainProxy(bare), host: bare},
-		{name: "on the host, over loopback", address: bare, host: bare},
-	}
-	for _, w := range ways {
-		w.took = map[int][]time.Duration{}
-	}
-
-	counts := []int{1, 16}
-	m.loads(1, turn, counts, ways) // for the JIT
-	for _, w := range ways {
-		clear(w.took)
-	}
-	m.loads(rounds, turn, counts, ways)
-	m.previewTable(rounds*turn, counts, ways)
+	front := &way{name: "through the front-end", address: strings.TrimPrefix(system.base, "http://"), host: host}
+	port := &way{name: "at the node's preview port", address: node, host: host}
+	direct := &way{name: "on the host, over loopback", address: bare, host: bare}
+	one := m.copies(bare)
+	m.loads("/", 1, counts, front, port, direct) // for the JIT
+	m.loads("/", rounds, counts, front, port,
+		&way{name: "through a plain proxy", address: m.plainProxy(bare), host: bare},
+		&way{name: "through two that copy bytes", address: m.copies(one), host: bare},
+		&way{name: "through one that copies bytes", address: one, host: bare},
+		direct)
+	m.loads("/page", 1, counts, front, port, direct)
+	m.loads("/file", 1, counts, front, port, direct)
 }
 
 // previewPort is where the node serves the session's preview.
@@ -106,85 +114,106 @@ func (m *bench) plainProxy(address string) string {
 	return strings.TrimPrefix(server.URL, "http://")
 }
 
-func (m *bench) loads(rounds int, turn time.Duration, counts []int, ways []*way) {
+// copies has HAProxy pass bytes to an address without a look at them: what is between
+// cannot cost less.
+func (m *bench) copies(address string) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	m.must(err)
+	own := l.Addr().String()
+	file, err := l.(*net.TCPListener).File()
+	m.must(err)
+	m.must(l.Close())
+	defer file.Close()
+	config := m.write("haproxy"+strings.ReplaceAll(own, ":", "-"), fmt.Sprintf(
+		"defaults\n\tmode tcp\n\ttimeout connect 5s\n\ttimeout client 60s\n\ttimeout server 60s\nlisten all\n\tbind fd@3\n\tserver app %s\n", address))
+	cmd := exec.CommandContext(m.ctx, "/usr/sbin/haproxy", "-db", "-q", "-f", config)
+	cmd.ExtraFiles = []*os.File{file}
+	m.must(cmd.Start())
+	m.b.Cleanup(func() {
+		cmd.Process.Kill()
+		cmd.Wait()
+	})
+	return own
+}
+
+// loads lets the ways take turns, and prints how it went. The last is the peer.
+func (m *bench) loads(path string, rounds int, counts []int, ways ...*way) {
+	const turn = time.Second // wrk's shortest
+	for _, w := range ways {
+		w.loads = make(map[int]*loaded)
+	}
 	for range rounds {
 		for _, n := range counts {
 			for _, w := range ways {
-				took, err := load(m.ctx, w, n, turn)
-				if err != nil {
-					m.must(fmt.Errorf("%s: %w", w.name, err))
+				if err := m.wrk(w, path, n, turn); err != nil {
+					m.must(fmt.Errorf("%s, %s: %w", path, w.name, err))
 				}
-				w.took[n] = append(w.took[n], took...)
 			}
 		}
 	}
+	m.previewTable(path, counts, ways)
 }
 
-// load asks over n connections for a time, each as fast as it is answered.
-func load(ctx context.Context, w *way, n int, during time.Duration) ([]time.Duration, error) {
-	took := make([][]time.Duration, n)
-	group, ctx := errgroup.WithContext(ctx)
-	for i := range n {
-		group.Go(func() (err error) {
-			took[i], err = ask(ctx, w, during)
-			return err
-		})
-	}
-	err := group.Wait()
-	return slices.Concat(took...), err
-}
+// histogram has wrk print all that it has measured.
+const histogram = `
+done = function(summary, latency)
+	local e = summary.errors
+	print(e.connect + e.read + e.write + e.status + e.timeout, summary.duration)
+	for i = 1, #latency do print(latency(i)) end
+end`
 
-// ask is the plainest client there is: on two cores whatever it costs is
-// missing elsewhere.
-func ask(ctx context.Context, w *way, during time.Duration) ([]time.Duration, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", w.address)
+// wrk adds to a way's figures those of n connections.
+func (m *bench) wrk(w *way, path string, n int, turn time.Duration) error {
+	cmd := exec.CommandContext(m.ctx, "wrk", "-t", "1", "-c", strconv.Itoa(n), "-d", turn.String(), "--timeout", "30s",
+		"-s", m.write("histogram.lua", histogram), "-H", "Host: "+w.host, "http://"+w.address+path)
+	out, err := cmd.CombinedOutput()
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("wrk: %w: %s", err, out)
 	}
-	defer conn.Close()
-	end := time.Now().Add(during)
-	if err := conn.SetDeadline(end.Add(10 * time.Second)); err != nil {
-		return nil, err
+	l := w.loads[n]
+	if l == nil {
+		l = new(loaded)
+		w.loads[n] = l
 	}
-	request := []byte("GET / HTTP/1.1\r\nHost: " + w.host + "\r\n\r\n")
-	answers := bufio.NewReader(conn)
-	var took []time.Duration
-	for begin := time.Now(); begin.Before(end) && ctx.Err() == nil; {
-		if _, err := conn.Write(request); err != nil {
-			return nil, err
+	head := true
+	for line := range strings.Lines(string(out)) {
+		var a, b int64
+		if n, _ := fmt.Sscanf(line, "%d\t%d\n", &a, &b); n != 2 {
+			continue // what wrk prints by itself
 		}
-		res, err := http.ReadResponse(answers, nil)
-		if err != nil {
-			return nil, err
+		if head {
+			head = false
+			if a != 0 {
+				return fmt.Errorf("%d requests failed: %s", a, out)
+			}
+			l.during += time.Duration(b) * time.Microsecond
+			continue
 		}
-		body, err := io.ReadAll(res.Body)
-		if err != nil || res.StatusCode != http.StatusOK || string(body) != "hello" {
-			return nil, fmt.Errorf("answer %s %q: %w", res.Status, body, err)
-		}
-		now := time.Now()
-		took = append(took, now.Sub(begin))
-		begin = now
+		l.took = append(l.took, slices.Repeat([]time.Duration{time.Duration(a) * time.Microsecond}, int(b))...)
 	}
-	return took, ctx.Err()
+	if len(l.took) == 0 {
+		return fmt.Errorf("wrk measured nothing: %s", out)
+	}
+	return nil
 }
 
-func (m *bench) previewTable(during time.Duration, counts []int, ways []*way) {
+func (m *bench) previewTable(path string, counts []int, ways []*way) {
 	peer := ways[len(ways)-1]
-	t := newTable("Preview", "connections", "requests/s", "p50", "p95", "p99", "max", "rate ratio", "added p50")
+	t := newTable("Preview, "+path, "connections", "requests/s", "p50", "p95", "p99", "max", "rate ratio", "added p50")
 	for _, n := range counts {
-		reference := slices.Sorted(slices.Values(peer.took[n]))
+		reference := slices.Sorted(slices.Values(peer.loads[n].took))
 		for _, w := range ways {
-			took := slices.Sorted(slices.Values(w.took[n]))
-			rate := float64(len(took)) / during.Seconds()
+			took := slices.Sorted(slices.Values(w.loads[n].took))
+			rate := w.loads[n].rate()
 			cells := []string{w.name, strconv.Itoa(n), strconv.FormatFloat(rate, 'f', 0, 64)}
 			for _, p := range percentiles {
 				cells = append(cells, ms(percentile(took, p)))
 			}
-			t.row(append(cells, ratio(len(took), len(reference)), ms(percentile(took, 50)-percentile(reference, 50)))...)
-			if w == ways[0] {
+			t.row(append(cells, ratio(rate, peer.loads[n].rate()), ms(percentile(took, 50)-percentile(reference, 50)))...)
+			if w == ways[0] && path == "/" {
 				m.b.ReportMetric(rate, fmt.Sprintf("requests/s-%d", n))
 			}
 		}
 	}
-	t.print("ms; ratio to " + peer.name + "; session of 1 core; " + during.String() + " each, keep-alive")
+	t.print("ms; ratio to " + peer.name + "; session of 1 core; keep-alive, by wrk")
 }
