@@ -33,7 +33,9 @@ func BenchmarkHop(b *testing.B) {
 		b.Fatal(err)
 	}
 	proxy := httputil.NewSingleHostReverseProxy(target)
-	proxy.Transport = &http.Transport{MaxIdleConnsPerHost: 100}
+	transport := &http.Transport{MaxIdleConnsPerHost: 100}
+	b.Cleanup(transport.CloseIdleConnections)
+	proxy.Transport = transport
 	proxy.ErrorLog = log.New(io.Discard, "", 0)
 	plain := httptest.NewServer(proxy)
 	defer plain.Close()
