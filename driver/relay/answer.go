@@ -5,6 +5,7 @@ package relay
 
 import (
 	"bytes"
+	"slices"
 	"time"
 )
 
@@ -132,8 +133,7 @@ func (a *answer) statusLine(text []byte) bool {
 func (a *answer) squeeze(b []byte, start int) int {
 	to := start + a.head
 	from := to
-	for i := len(a.lines) - 1; i >= 0; i-- {
-		l := a.lines[i]
+	for _, l := range slices.Backward(a.lines) {
 		to -= copy(b[to-(from-start-l.end):], b[start+l.end:from])
 		from = start + l.start
 	}

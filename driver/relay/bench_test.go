@@ -53,8 +53,12 @@ func BenchmarkHop(b *testing.B) {
 	parsed := each(b, func(c net.Conn) { passParsed(c, app.address) })
 	for _, n := range []int{1, 16} {
 		for _, way := range []struct{ name, address string }{
-			{"direct", app.address}, {"copy", copied}, {"relay", one.address}, {"two relays", two.address},
-			{"net/http's parsers", parsed}, {"reverse proxy", plain.Listener.Addr().String()},
+			{"direct", app.address},
+			{"copy", copied},
+			{"relay", one.address},
+			{"two relays", two.address},
+			{"net/http's parsers", parsed},
+			{"reverse proxy", plain.Listener.Addr().String()},
 		} {
 			b.Run(fmt.Sprintf("%d/%s", n, way.name), func(b *testing.B) { load(b, n, way.address) })
 		}

@@ -213,7 +213,7 @@ func (c *Conn) more(begun *bool) error {
 
 // receive adds to what there is of the client's.
 func (c *Conn) receive() error {
-	p, _, err := c.client.read(nil)
+	p, err := c.client.read(nil)
 	if err != nil {
 		if p != nil {
 			p.release()
@@ -285,7 +285,7 @@ func (c *Conn) abandon(turn uint64, cause error) {
 	if c.cause == nil {
 		c.cause = cause
 	}
-	if cause == context.Canceled { // the client is gone
+	if errors.Is(cause, context.Canceled) { // the client is gone
 		c.cancel(cause)
 	}
 	if c.upstream != nil {

@@ -111,7 +111,7 @@ func (c *Conn) replyBody(res *http.Response, inChunks bool) error {
 	p := newPage()
 	defer p.release()
 	const room = 18 // for a chunk's size
-	var left int64 = res.ContentLength
+	left := res.ContentLength
 	for {
 		n, err := res.Body.Read(p.b[room : len(p.b)-2])
 		if n > 0 {

@@ -101,7 +101,7 @@ func (c *Conn) done(u *upstream, good bool) {
 
 // first reads the first bytes of an answer.
 func (c *Conn) first(u *upstream, t *Trip) (*page, error) {
-	p, _, err := u.read(nil)
+	p, err := u.read(nil)
 	if err == nil && t.Touch != nil {
 		err = t.Touch()
 	}
@@ -135,7 +135,7 @@ func (c *Conn) reply(u *upstream, p *page, t *Trip, status *int) (passed bool, e
 				p.full = pageRoom + copy(p.b[pageRoom:], p.b[start:p.full])
 				start = pageRoom
 			}
-			if _, _, err := u.read(p); err != nil {
+			if _, err := u.read(p); err != nil {
 				return fail(err)
 			}
 			if t.Touch != nil {
@@ -219,7 +219,7 @@ func (c *Conn) body(u *upstream, p **page, from, head int, t *Trip) (good bool, 
 		}
 		(*p).release()
 		*p = nil
-		if *p, _, err = u.read(nil); err != nil {
+		if *p, err = u.read(nil); err != nil {
 			return false, err
 		}
 		head = pageRoom

@@ -105,7 +105,7 @@ func (p *Pool) last(place Place) *upstream {
 // quiet says whether nothing has come over a connection that was not asked for, and no
 // end of it.
 func (u *upstream) quiet() bool {
-	return u.socket.raw.Read(u.check) == nil && u.good
+	return u.raw.Read(u.check) == nil && u.good
 }
 
 func (u *upstream) look(fd uintptr) bool {

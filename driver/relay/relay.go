@@ -19,6 +19,7 @@ package relay
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"os"
@@ -226,11 +227,11 @@ func (s *socket) attempt(fd uintptr) bool {
 	}
 	for {
 		s.n, s.err = syscall.Read(int(fd), s.page.b[s.page.full:])
-		if s.err != syscall.EINTR {
+		if !errors.Is(s.err, syscall.EINTR) {
 			break
 		}
 	}
-	if s.err == syscall.EAGAIN {
+	if errors.Is(s.err, syscall.EAGAIN) {
 		if taken {
 			s.page.release()
 			s.page = nil
@@ -243,19 +244,19 @@ func (s *socket) attempt(fd uintptr) bool {
 }
 
 // read reads at least a byte to the end of p, or of a new page if p is nil.
-func (s *socket) read(p *page) (*page, int, error) {
+func (s *socket) read(p *page) (*page, error) {
 	s.page = p
 	err := s.raw.Read(s.try)
 	p, s.page = s.page, nil
 	switch {
 	case err != nil:
-		return p, 0, err
+		return p, err
 	case s.err != nil:
-		return p, 0, &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", s.err)}
+		return p, &net.OpError{Op: "read", Net: "tcp", Err: os.NewSyscallError("read", s.err)}
 	case s.n == 0:
-		return p, 0, errEnd
+		return p, errEnd
 	}
-	return p, s.n, nil
+	return p, nil
 }
 
 func (s *socket) look(fd uintptr) bool {
