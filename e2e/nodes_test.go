@@ -36,6 +36,7 @@ func TestNodes(t *testing.T) {
 	}
 	c := startCluster(t)
 	t.Run("any front-end serves any session", c.anyFrontend)
+	t.Run("a conversation at two front-ends", c.mcp)
 	t.Run("a request is traced", c.traced)
 	t.Run("a front-end dies", c.frontendDies)
 	t.Run("a session wakes before its files are there", c.wakesBefore)
