@@ -120,6 +120,7 @@ func (r *runners) take(ctx context.Context, dir string) (*runner, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.sequence.begun(time.Now())
+	r.stock.rush.begun(time.Now())
 	for {
 		if len(r.ready) > 0 {
 			run := r.ready[0]
@@ -238,8 +239,9 @@ func (r *runners) ended() {
 func (r *runners) answered() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.sequence.ended(time.Now())
-	if len(r.ready)+r.starting == 0 {
+	now := time.Now()
+	r.sequence.ended(now)
+	if len(r.ready)+r.starting == 0 && !r.stock.rush.on(now) {
 		r.start(1)
 	}
 	r.timer.Reset(calm)
@@ -281,6 +283,12 @@ func (r *runners) want(now time.Time) int {
 	return want
 }
 
+// early says whether it is too early to replace what was used. Called with mu held.
+func (r *runners) early(now time.Time) bool {
+	past := now.Sub(r.sequence.last)
+	return past < calm || past < nodePatience && r.stock.rush.on(now)
+}
+
 // refill starts runners one after the other for as long as it is calm.
 func (r *runners) refill() {
 	for r.refillOne() {
@@ -303,7 +311,7 @@ func (r *runners) refillOne() bool {
 	case len(r.ready)+r.starting >= r.want(now), r.session.life.resting():
 		r.mu.Unlock()
 		return false
-	case now.Sub(r.sequence.last) < calm:
+	case r.early(now):
 		r.timer.Reset(calm)
 		r.mu.Unlock()
 		return false

@@ -6,11 +6,14 @@ package agent
 import (
 	"bufio"
 	"context"
+	"math"
 	"os"
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"time"
 )
 
 const (
@@ -33,6 +36,49 @@ type stock struct {
 	short func() bool   // tells whether the node is short of memory
 
 	spare atomic.Int64
+	rush  rush
+}
+
+// rush is whether more executions begin on the node than its processors can run at once.
+// Then no session's used runners are replaced, for as long as nodePatience: of a hundred
+// sessions that come together none is to wait for what others will need later.
+type rush struct {
+	mu    sync.Mutex
+	level float64 // executions begun, less those of some time ago
+	at    time.Time
+}
+
+const (
+	// rushWindow is in what time the level falls to 1/e, and rushLevel how high it has to
+	// be for each processor. An execution takes some 10 ms of one, with all that there is
+	// around it.
+	rushWindow   = 100 * time.Millisecond
+	rushLevel    = 6
+	nodePatience = 500 * time.Millisecond
+)
+
+// begun notes that an execution begins.
+func (r *rush) begun(now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.settle(now)
+	r.level++
+}
+
+// on says whether it is.
+func (r *rush) on(now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.settle(now)
+	return r.level > rushLevel*float64(runtime.GOMAXPROCS(0))
+}
+
+// settle is called with mu held.
+func (r *rush) settle(now time.Time) {
+	if past := now.Sub(r.at); past > 0 {
+		r.level *= math.Exp(-float64(past) / float64(rushWindow))
+		r.at = now
+	}
 }
 
 // newStock makes a stock whose spare runners hold so many bytes at most; negative is

@@ -24,8 +24,6 @@ type Metrics struct {
 	requests *prometheus.HistogramVec
 	refusals *prometheus.CounterVec
 	stages   *prometheus.HistogramVec
-	previews *prometheus.HistogramVec
-	calls    *prometheus.HistogramVec
 }
 
 // New makes them, with those of the process and of Go's runtime.
@@ -39,12 +37,10 @@ func New() *Metrics {
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "buntime_errors_total", Help: "Answers of the API that are errors, by route and code.",
 		}, []string{"route", "code"}),
-		stages:   histogram("buntime_stage_seconds", "Where requests' time went, by route and stage, as in Server-Timing.", "route", "stage"),
-		previews: histogram("buntime_preview_seconds", "Requests of previews, by status; 0 is one whose client left.", "status"),
-		calls:    histogram("buntime_call_seconds", "Calls to Consul and Nomad, by method and status; 0 is no answer. Those that wait for news are not among them.", "service", "method", "status"),
+		stages: histogram("buntime_stage_seconds", "Where requests' time went, by route and stage, as in Server-Timing.", "route", "stage"),
 	}
 	m.registry.MustRegister(
-		m.requests, m.refusals, m.stages, m.previews, m.calls,
+		m.requests, m.refusals, m.stages,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m
@@ -70,35 +66,4 @@ func (m *Metrics) Request(route string, status int, code string, took time.Durat
 // Stage counts a part of a request.
 func (m *Metrics) Stage(route, stage string, took time.Duration) {
 	m.stages.WithLabelValues(route, stage).Observe(took.Seconds())
-}
-
-// Preview counts a request of a preview.
-func (m *Metrics) Preview(status int, took time.Duration) {
-	m.previews.WithLabelValues(strconv.Itoa(status)).Observe(took.Seconds())
-}
-
-// Transport counts the calls that go through it.
-func (m *Metrics) Transport(service string, next http.RoundTripper) http.RoundTripper {
-	return transport{m.calls, service, next}
-}
-
-type transport struct {
-	calls   *prometheus.HistogramVec
-	service string
-	next    http.RoundTripper
-}
-
-// RoundTrip implements http.RoundTripper.
-func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	begin := time.Now()
-	res, err := t.next.RoundTrip(r)
-	if r.URL.Query().Has("index") {
-		return res, err
-	}
-	status := 0
-	if err == nil {
-		status = res.StatusCode
-	}
-	t.calls.WithLabelValues(t.service, r.Method, strconv.Itoa(status)).Observe(time.Since(begin).Seconds())
-	return res, err
 }
