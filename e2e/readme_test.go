@@ -66,7 +66,7 @@ func TestReadme(t *testing.T) {
 		rest = more
 		expected = strings.ReplaceAll(expected, ":8700", preview)
 		pattern := strings.ReplaceAll(regexp.QuoteMeta(expected), "…", "(?s:.*)")
-		if !ok || !regexp.MustCompile(pattern + `$`).MatchString(strings.TrimSpace(got)) {
+		if !ok || !regexp.MustCompile(pattern+`$`).MatchString(strings.TrimSpace(got)) {
 			t.Errorf("the README says %s, and it is %s", expected, got)
 		}
 	}

@@ -279,12 +279,19 @@ func TestArchivesAreBounded(t *testing.T) {
 
 	var unpacking sync.WaitGroup
 	defer unpacking.Wait()
+	over := make(chan struct{})
+	defer close(over)
 	for range sessionArchives {
-		body, send := io.Pipe() // an archive that does not end
-		defer send.Close()
 		unpacking.Go(func() {
-			if res, err := archive(http.MethodPut, body); err == nil {
+			for { // an archive below may just have had the room
+				res, err := archive(http.MethodPut, endless(over))
+				if err != nil {
+					return
+				}
 				res.Body.Close()
+				if res.StatusCode != http.StatusServiceUnavailable {
+					return
+				}
 			}
 		})
 	}
@@ -301,4 +308,12 @@ func TestArchivesAreBounded(t *testing.T) {
 			t.Fatalf("one more than %d at a time: status %d", sessionArchives, res.StatusCode)
 		}
 	}
+}
+
+// endless is an archive that does not end before its channel is closed.
+type endless <-chan struct{}
+
+func (e endless) Read([]byte) (int, error) {
+	<-e
+	return 0, io.EOF
 }

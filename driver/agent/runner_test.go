@@ -5,6 +5,7 @@ package agent
 
 import (
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -163,10 +164,16 @@ func TestRunnersQuota(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if stats.ThrottledPeriods != 0 {
+	// A processor that is emulated takes far longer for a start than what is given back
+	// for one at most: there it is only seen that it is.
+	emulated, starts := os.Getenv("BUNTIME_TEST_VM") != "", 80 // of 9 ms; the quota and what may be saved up are 62 each
+	if emulated {
+		starts = 10
+	}
+	if stats.ThrottledPeriods != 0 && !emulated {
 		t.Errorf("the start of the session was throttled in %d periods", stats.ThrottledPeriods)
 	}
-	for range 80 { // of 9 ms; the quota and what may be saved up are 62 each
+	for range starts {
 		run, err := s.runners.prepare(t.Context(), workspaceDir)
 		if err != nil {
 			t.Fatal(err)
@@ -178,7 +185,10 @@ func TestRunnersQuota(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%v of CPU time in %d periods, %d portions back", after.CPU-stats.CPU, after.Periods-stats.Periods, s.runners.refunds.given)
-	if n := after.ThrottledPeriods - stats.ThrottledPeriods; n != 0 {
+	if s.runners.refunds.given == 0 {
+		t.Error("nothing was given back")
+	}
+	if n := after.ThrottledPeriods - stats.ThrottledPeriods; n != 0 && !emulated {
 		t.Errorf("the start of runners was throttled in %d periods", n)
 	}
 }

@@ -105,7 +105,8 @@ func (s *Store) put(path string, data []byte, expires time.Time) (err error) {
 	}
 	// The name too has to outlive a crash, and so have those of new folders.
 	for ; ; dir = filepath.Dir(dir) {
-		if err := syncDir(dir); err != nil {
+		// A sweep may have taken it already, if it has expired, and folders with it.
+		if err := syncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		if dir == s.dir {
