@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -23,13 +24,27 @@ import (
 type initProcess struct {
 	pid   int
 	start uint64
-	pidfd *os.File
 	done  chan struct{}
 	exit  wire.Exit // valid once done is closed
+
+	mu    sync.Mutex // of what follows
+	pidfd *os.File   // nil once it has ended, or is let go of
+}
+
+// release lets go of the pidfd, which ends a wait.
+func (p *initProcess) release() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pidfd != nil {
+		p.pidfd.Close()
+		p.pidfd = nil
+	}
 }
 
 // kept returns a descriptor of what init keeps, for the caller to close.
 func (p *initProcess) kept() (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.pidfd == nil {
 		return 0, errors.New("take what init has kept: it has ended")
 	}
@@ -46,12 +61,13 @@ func watch(pid int, exitFile string) (*initProcess, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open pidfd of init: %w", err)
 	}
-	p := &initProcess{pid: pid, pidfd: os.NewFile(uintptr(fd), "pidfd"), done: make(chan struct{})}
+	file := os.NewFile(uintptr(fd), "pidfd")
+	p := &initProcess{pid: pid, pidfd: file, done: make(chan struct{})}
 	if p.start, err = startTime(pid); err != nil {
-		p.pidfd.Close()
+		p.release()
 		return nil, err
 	}
-	go p.await(exitFile)
+	go p.await(file, exitFile)
 	return p, nil
 }
 
@@ -65,7 +81,7 @@ func find(pid int, start uint64, exitFile string) (*initProcess, error) {
 	if err == nil {
 		// Another process has the number by now. It is none of ours: let go of
 		// its pidfd, which ends the wait.
-		p.pidfd.Close()
+		p.release()
 	} else if !errors.Is(err, unix.ESRCH) && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EINVAL) {
 		return nil, err
 	}
@@ -74,9 +90,10 @@ func find(pid int, start uint64, exitFile string) (*initProcess, error) {
 	return dead, nil
 }
 
-// await returns when init has ended.
-func (p *initProcess) await(exitFile string) {
-	raw, err := p.pidfd.SyscallConn()
+// await returns when init has ended, of which pidfd tells.
+func (p *initProcess) await(pidfd *os.File, exitFile string) {
+	defer p.release()
+	raw, err := pidfd.SyscallConn()
 	if err == nil {
 		// A pidfd is readable once its process is gone.
 		err = raw.Read(func(fd uintptr) bool {
@@ -96,6 +113,8 @@ func (p *initProcess) await(exitFile string) {
 
 // kill ends init, which ends its whole pid namespace.
 func (p *initProcess) kill() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.pidfd == nil {
 		return nil // had ended when it was found
 	}
