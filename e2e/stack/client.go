@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -310,6 +311,9 @@ func (c *Client) eachPlugin(do func(pid int) error) error {
 // Kill is the sudden death of the whole machine: agent, plugin and every process
 // of every sandbox end at once, and none sees the end of another. What a machine
 // that starts anew would not have any more, mounts, cgroups and interfaces, stays.
+//
+// So does the restorer: where the machine goes on, a plugin that dies in a mount which
+// waits for the restorer, at the same instant as that, never ends (docs/operation.md).
 func (c *Client) Kill(ctx context.Context) error {
 	const pause = 5 * time.Millisecond // what a killed process takes to go
 	c.Agent.paused = false
@@ -319,6 +323,7 @@ func (c *Client) Kill(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("find the processes of %s: %w", c.Name, err)
 		}
+		items = slices.DeleteFunc(items, func(i item) bool { return strings.Contains(i.what, "/"+restorerName+" ") })
 		if len(items) == 0 && !c.Agent.Alive() {
 			return nil
 		}
