@@ -125,9 +125,10 @@ func (c *cluster) lateNode(t *testing.T) {
 	<-running.answer // whatever it is
 	for _, s := range []*session{idle, busy} {
 		equal(t, "file", s.read("file"), "new")
+		before := c.life(t, s).epoch // it may have slept by itself meanwhile
 		status(t, s.sleep(M{"state": "deep-sleep"}), http.StatusOK)
 		equal(t, "file after a sleep", s.read("file"), "new")
-		equal(t, "life", c.life(t, s).epoch, 3)
+		equal(t, "life", c.life(t, s).epoch, before+1)
 	}
 	equal(t, "a session on the node that is back", c.createOn(t, late).print(`console.log("works")`), "works\n")
 }
