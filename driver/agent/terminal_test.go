@@ -128,7 +128,7 @@ func TestTerminals(t *testing.T) {
 	sh.says(`{"type":"resize","rows":40,"cols":90}`)
 	sh.types("until [ \"$(stty size)\" = '40 90' ]; do :; done; echo resized\n")
 	sh.reads("resized\r\n")
-	sh.types("echo start; sleep 1000\n")
+	sh.types("sh -c 'echo start; exec sleep 1000'\n") // one job, which has the terminal when it prints
 	sh.reads("start\r\n")
 	sh.types("\x03")
 	sh.reads("$ ") // bash drops what was typed ahead
