@@ -37,8 +37,7 @@ var runs = []Run{
 			"Create|Sweep|Join|DialContext|Listening|DestroyForgetsConnections|FirstPacketArrives|Resolver|NothingIsLeft)$",
 	}},
 	// Not what takes long and asks little of the kernel: the mutations of the
-	// attacks, snapshots; nor terminals, whose shell takes half a minute to its prompt on a
-	// processor that is emulated. Landlock keeps abstract sockets apart from 6.12 on only.
+	// attacks, snapshots, terminals. Landlock keeps abstract sockets apart from 6.12 on only.
 	{Package: "driver/agent", Args: []string{
 		"-test.skip=^TestEscapes$/^mutations$|^TestAbstractSockets$/^shared_network$|^Test(StopSleeps|Sleep.*|Checkpoints|GVisor.*|Terminal.*)$",
 	}},
