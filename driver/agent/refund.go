@@ -26,6 +26,7 @@ const startCPU = 20 * time.Millisecond
 type refunds struct {
 	mu    sync.Mutex
 	owed  time.Duration
+	paid  int // starts
 	given int // portions
 }
 
@@ -34,6 +35,7 @@ func (f *refunds) add(took, portion time.Duration) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.owed += min(took, startCPU)
+	f.paid++
 	if portion <= 0 || f.owed < portion {
 		return false
 	}
