@@ -58,7 +58,8 @@ func TestFootprint(t *testing.T) {
 		for _, kind := range inside["session"] {
 			sum += kind.pss
 		}
-		if inside["session"]["init"].count != many || inside["session"]["runners"].count < many {
+		// One that begins a process is two for a moment.
+		if inside["session"]["init"].count < many || inside["session"]["runners"].count < many {
 			t.Fatalf("there are %+v, of %d sessions", inside["session"], many)
 		}
 		return sum / many

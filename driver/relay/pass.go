@@ -67,7 +67,7 @@ func (c *Conn) pass() (passed bool, err error) {
 			continue // it was closed meanwhile
 		}
 		if cause == nil {
-			cause = err
+			cause = fmt.Errorf("%w: %w", ErrUnanswered, err)
 		}
 		c.failure = cause
 		return false, nil

@@ -94,6 +94,10 @@ func NewServer(srv *http.Server, limits door.Limits, policy Policy) *Server {
 
 type connKey struct{}
 
+// ErrUnanswered is a request that was sent on a connection which broke before anything
+// of an answer came: maybe it has been done.
+var ErrUnanswered = errors.New("the connection broke before there was an answer")
+
 // Failure is why a request that came to net/http could not be passed, although it was
 // sent: it has to be answered so, and not sent again. nil: it was not sent.
 func Failure(ctx context.Context) error {

@@ -21,6 +21,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/buntime/buntime/driver/claim"
 	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/driver/relay"
@@ -217,7 +219,7 @@ func (f follower) RoundTrip(r *http.Request) (*http.Response, error) {
 		case silent && !harmless(r):
 			f.h.sessions.Forget(sess.ID)
 			return nil, errLost()
-		case !gone && !silent && !errors.Is(err, errMoved):
+		case !gone && !silent && !errors.Is(err, errMoved) && !(unanswered(err) && harmless(r)):
 			return res, err
 		}
 		if gone {
@@ -245,6 +247,18 @@ func (f follower) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, frontend.Unavailable("the session is on its way to another node; try again")
 	}
 	return res, err
+}
+
+// unanswered says whether the connection to the node broke before an answer came, as it
+// does when the session is put to sleep just then. An app's own connection that breaks
+// is none of that: the node answers in its place.
+func unanswered(err error) bool {
+	for _, e := range []error{io.EOF, io.ErrUnexpectedEOF, unix.ECONNRESET, unix.EPIPE} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // harmless says whether a request may be sent again that has maybe been done.

@@ -6,6 +6,7 @@ package preview_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -327,6 +328,53 @@ func TestAnothersAddress(t *testing.T) {
 		w.place(t, 2, strings.TrimPrefix(other.URL, "http://"))
 		if got, body := w.get(t, w.host()); body != "elsewhere" {
 			t.Errorf("after %d from the node: %d %q", status, got, body)
+		}
+	}
+}
+
+// TestBrokenBeforeAnswer: a node that lets go of a connection without a word, as when the
+// session is put to sleep just then, is asked again only what may be done twice.
+func TestBrokenBeforeAnswer(t *testing.T) {
+	w := newWorld(t)
+	var left atomic.Int32
+	w.answers(func(out http.ResponseWriter, r *http.Request) {
+		if left.Add(-1) < 0 {
+			fmt.Fprint(out, "app")
+			return
+		}
+		conn, _, err := http.NewResponseController(out).Hijack()
+		if err != nil {
+			panic(err)
+		}
+		if r.Header.Get("Reset") != "" {
+			err = conn.(*net.TCPConn).SetLinger(0)
+		}
+		if err = errors.Join(err, conn.Close()); err != nil {
+			panic(err)
+		}
+	})
+	for _, c := range []struct {
+		method string
+		broken int32
+		want   int
+	}{
+		{"GET", 1, 200}, {"GET", 2, 200}, {"GET", 100, 503}, {"POST", 1, 503},
+	} {
+		for _, header := range []http.Header{{}, {"Reset": {"1"}}} {
+			left.Store(c.broken)
+			r, err := http.NewRequestWithContext(t.Context(), c.method, w.url, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Host, r.Header = w.host(), header
+			res, err := http.DefaultClient.Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			res.Body.Close()
+			if res.StatusCode != c.want {
+				t.Errorf("%s after %d connections that broke, %v: %d, want %d", c.method, c.broken, header, res.StatusCode, c.want)
+			}
 		}
 	}
 }

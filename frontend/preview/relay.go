@@ -65,12 +65,16 @@ func (h *Handler) Relay(c *relay.Conn, r *relay.Request, t *relay.Trip) bool {
 // the request may be sent again.
 func (h *Handler) unpassed(r *http.Request, id string) error {
 	err := relay.Failure(r.Context())
-	if !errors.Is(err, frontend.ErrSilent) {
+	silent := errors.Is(err, frontend.ErrSilent)
+	if !silent && !errors.Is(err, relay.ErrUnanswered) {
 		return err
 	}
 	h.sessions.Forget(id)
-	if harmless(r) {
+	switch {
+	case harmless(r):
 		return nil
+	case silent:
+		return errLost()
 	}
-	return errLost()
+	return err
 }
