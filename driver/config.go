@@ -156,6 +156,7 @@ type rawConfig struct {
 	StateDir      string     `codec:"state_dir"`
 	Runsc         string     `codec:"runsc"`
 	NodeSecret    string     `codec:"node_secret"`
+	SecretFile    string     `codec:"node_secret_file"`
 	PreviewAccess string     `codec:"preview_access"`
 	Consul        rawConsul  `codec:"consul"`
 	Network       rawNetwork `codec:"network"`
@@ -167,9 +168,10 @@ type rawConfig struct {
 }
 
 type rawConsul struct {
-	Address string `codec:"address"`
-	Token   string `codec:"token"`
-	Prefix  string `codec:"prefix"`
+	Address   string `codec:"address"`
+	Token     string `codec:"token"`
+	TokenFile string `codec:"token_file"`
+	Prefix    string `codec:"prefix"`
 }
 
 type rawNetwork struct {
@@ -194,8 +196,14 @@ type rawLife struct {
 }
 
 type rawStore struct {
-	Dir   string         `codec:"dir"`
-	Swift *backend.Swift `codec:"swift"`
+	Dir   string    `codec:"dir"`
+	Swift *rawSwift `codec:"swift"`
+}
+
+type rawSwift struct {
+	backend.Swift
+	KeyFile    string `codec:"key_file"`
+	SecretFile string `codec:"credential_secret_file"`
 }
 
 // rawLimits are numbers as Nomad encodes them (see number).
@@ -212,6 +220,9 @@ func parseConfig(data []byte) (*Config, error) {
 		if err := base.MsgPackDecode(data, &raw); err != nil {
 			return nil, fmt.Errorf("decode plugin config: %w", err)
 		}
+	}
+	if err := raw.readSecrets(); err != nil {
+		return nil, fmt.Errorf("plugin config: %w", err)
 	}
 	config := &Config{
 		Rootfs:        raw.Rootfs,
@@ -259,7 +270,10 @@ func parseConfig(data []byte) (*Config, error) {
 	if config.Life, err = raw.Session.parse(); err != nil {
 		return nil, fmt.Errorf("plugin config: session: %w", err)
 	}
-	config.Store = backend.Config{Dir: raw.Store.Dir, Swift: raw.Store.Swift}
+	config.Store = backend.Config{Dir: raw.Store.Dir}
+	if raw.Store.Swift != nil {
+		config.Store.Swift = &raw.Store.Swift.Swift
+	}
 	if !config.Store.Named() {
 		config.Store.Dir = filepath.Join(config.StateDir, "snapshots")
 	}
@@ -276,6 +290,40 @@ func parseConfig(data []byte) (*Config, error) {
 	}
 	config.RunnerMemory = runners << 20
 	return config, nil
+}
+
+// readSecrets puts in place what is in files of its own.
+func (raw *rawConfig) readSecrets() error {
+	type secret struct {
+		key  string
+		into *string
+		file string
+	}
+	secrets := []secret{
+		{"node_secret", &raw.NodeSecret, raw.SecretFile},
+		{"consul.token", &raw.Consul.Token, raw.Consul.TokenFile},
+	}
+	if swift := raw.Store.Swift; swift != nil {
+		secrets = append(secrets,
+			secret{"store.swift.key", &swift.Key, swift.KeyFile},
+			secret{"store.swift.credential_secret", &swift.CredentialSecret, swift.SecretFile})
+	}
+	for _, s := range secrets {
+		if s.file == "" {
+			continue
+		}
+		if *s.into != "" {
+			return fmt.Errorf("%s and %s_file are both given; leave one of them out", s.key, s.key)
+		}
+		text, err := os.ReadFile(s.file)
+		if err != nil {
+			return fmt.Errorf("%s_file: %w", s.key, err)
+		}
+		if *s.into = strings.TrimRight(string(text), "\r\n"); *s.into == "" {
+			return fmt.Errorf("%s_file: %s is empty", s.key, s.file)
+		}
+	}
+	return nil
 }
 
 func (raw *rawNetwork) parse() (NetworkConfig, error) {

@@ -53,7 +53,7 @@ var _ frontend.Scheduler = (*Scheduler)(nil)
 type Config struct {
 	// Address is a URL; empty is Nomad's own default.
 	Address string `json:"address"`
-	Token   string `json:"token"`
+	Token   string `json:"token" secret:"true"`
 }
 
 // NewScheduler makes a Scheduler whose jobs are copies of the job in hcl, for

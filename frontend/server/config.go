@@ -5,25 +5,31 @@
 package server
 
 import (
-	"bytes"
-	"encoding/json"
+	_ "embed"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
-	"os"
 	"regexp"
 	"strings"
 	"time"
 
+	"github.com/buntime/buntime/driver/claim"
 	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/driver/snapshot/backend"
 	"github.com/buntime/buntime/frontend/consul"
 	"github.com/buntime/buntime/frontend/keys"
 	"github.com/buntime/buntime/frontend/nomad"
+	"github.com/buntime/buntime/frontend/settings"
 )
 
-// Config is the front-end's configuration file.
+// Example is a configuration file that has every setting with its default, and says what
+// it is.
+//
+//go:embed example.json
+var Example []byte
+
+// Config is the front-end's configuration; see package settings for where it comes from.
 type Config struct {
 	// Listen is host:port for the API and the previews. Default ":8080".
 	Listen string `json:"listen"`
@@ -40,7 +46,7 @@ type Config struct {
 	Consul consul.Config `json:"consul"`
 	// NodeSecret is what front-ends and node agents share. Default: the
 	// environment's BUNTIME_NODE_SECRET.
-	NodeSecret string        `json:"node_secret"`
+	NodeSecret string        `json:"node_secret" secret:"true"`
 	Keys       []keys.Config `json:"keys"`
 
 	// Store is where the nodes put snapshots; it has to be the same. Without it what
@@ -71,8 +77,11 @@ type Config struct {
 	// StallTimeout is how long a client may send nothing of a request's body,
 	// or take nothing of an answer. Default 30 s.
 	StallTimeout Duration `json:"stall_timeout"`
-	// ShutdownTimeout is how long requests under way may take when the
-	// front-end is told to end. Default 15 s.
+	// ShutdownDelay is how long the front-end says that it is not ready, and serves all
+	// the same, before it takes no connections any more: time for proxies to notice.
+	// Default 5 s.
+	ShutdownDelay *Delay `json:"shutdown_delay"`
+	// ShutdownTimeout is how long requests under way may take after that. Default 15 s.
 	ShutdownTimeout Duration `json:"shutdown_timeout"`
 }
 
@@ -92,62 +101,78 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// ReadConfig reads and checks a configuration file.
-func ReadConfig(path string) (Config, error) {
-	if path == "" {
-		return Config{}, errors.New("read configuration: name the file with -config")
-	}
-	text, err := os.ReadFile(path)
+// MarshalText implements encoding.TextMarshaler.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// Delay is a Duration that may be 0.
+type Delay time.Duration
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Delay) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
 	if err != nil {
-		return Config{}, fmt.Errorf("read configuration: %w", err)
+		return err
 	}
-	c, err := parse(text, os.Getenv)
+	if v < 0 {
+		return fmt.Errorf("%s is negative", text)
+	}
+	*d = Delay(v)
+	return nil
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (d Delay) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// secretVariable is also the plugin's.
+const secretVariable = "BUNTIME_NODE_SECRET"
+
+// Load reads and checks the configuration: from a file, which may be none, the environment
+// and flags.
+func Load(file string, environ []string, flags *settings.Flags) (*Config, *settings.Set, error) {
+	c := new(Config)
+	set, err := settings.Load(c, settings.Sources{
+		File: file, Environ: environ, Prefix: "BUNTIME_FRONTEND_", Alias: map[string]string{secretVariable: "node_secret"}, Flags: flags,
+	})
 	if err != nil {
-		return Config{}, fmt.Errorf("read configuration %s: %w", path, err)
+		return nil, nil, err
 	}
-	return c, nil
+	if err = c.defaults(); err == nil {
+		err = c.check()
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("check configuration: %w", err)
+	}
+	return c, set, nil
 }
 
 // domainShape is host[:port]. It goes into job files and regular expressions.
 var domainShape = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?$`)
 
-func parse(text []byte, env func(string) string) (Config, error) {
-	var c Config
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&c); err != nil {
-		return c, err
-	}
-	if c.NodeSecret == "" {
-		c.NodeSecret = env("BUNTIME_NODE_SECRET")
-	}
-	if err := c.defaults(); err != nil {
-		return c, err
-	}
+func (c *Config) check() error {
 	switch base, err := url.Parse(c.BaseURL); {
 	case err != nil || base.Host == "":
-		return c, fmt.Errorf("base_url %q is no URL", c.BaseURL)
+		return fmt.Errorf("base_url %q is no URL", c.BaseURL)
 	case !domainShape.MatchString(c.PreviewDomain):
-		return c, fmt.Errorf("preview_domain %q is not host or host:port in lower case", c.PreviewDomain)
+		return fmt.Errorf("preview_domain %q is not host or host:port in lower case", c.PreviewDomain)
 	case c.PreviewScheme != "http" && c.PreviewScheme != "https":
-		return c, fmt.Errorf("preview_scheme %q is neither http nor https", c.PreviewScheme)
+		return fmt.Errorf("preview_scheme %q is neither http nor https", c.PreviewScheme)
 	case len(c.NodeSecret) < 16:
-		return c, errors.New("node_secret (or BUNTIME_NODE_SECRET) is missing or shorter than 16 characters")
+		return errors.New("node_secret (or " + secretVariable + ") is missing or shorter than 16 characters")
 	case c.Store.Check() != nil:
-		return c, c.Store.Check()
+		return c.Store.Check()
 	case c.Connections.Total < 1 || c.Connections.PerClient < 1:
-		return c, errors.New("connections.total and connections.per_client must be positive")
+		return errors.New("connections.total and connections.per_client must be positive")
 	}
 	if err := c.Pool.check(); err != nil {
-		return c, err
+		return err
 	}
 	if _, err := keys.NewFile(c.Keys); err != nil {
-		return c, err
+		return err
 	}
 	if _, err := door.ParseNetworks(c.TrustedProxies); err != nil {
-		return c, fmt.Errorf("trusted_proxies: %w", err)
+		return fmt.Errorf("trusted_proxies: %w", err)
 	}
-	return c, nil
+	return nil
 }
 
 func (c *Config) defaults() error {
@@ -163,6 +188,7 @@ func (c *Config) defaults() error {
 		scheme = "http"
 	}
 	def(&c.PreviewScheme, scheme)
+	def(&c.Consul.Prefix, claim.DefaultPrefix)
 	c.Pool.defaults()
 	def(&c.ReapInterval, Duration(10*time.Second))
 	def(&c.ReadHeaderTimeout, Duration(10*time.Second))
@@ -170,6 +196,9 @@ func (c *Config) defaults() error {
 	def(&c.StallTimeout, Duration(30*time.Second))
 	def(&c.Connections.Total, 8192)
 	def(&c.Connections.PerClient, 512)
+	if c.ShutdownDelay == nil {
+		c.ShutdownDelay = new(Delay(5 * time.Second))
+	}
 	def(&c.ShutdownTimeout, Duration(15*time.Second))
 	return nil
 }

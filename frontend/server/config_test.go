@@ -4,20 +4,34 @@
 package server
 
 import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/buntime/buntime/frontend"
 	"github.com/buntime/buntime/frontend/keys"
+	"github.com/buntime/buntime/frontend/settings"
 )
 
 var minimal = `{"node_secret":"0123456789abcdef","keys":[{"hash":"` + keys.Hash("btk_0123456789") + `","account":"a","plan":"free"}]}`
 
-func noEnv(string) string { return "" }
+// load loads a file of this text.
+func load(t *testing.T, text string, environ ...string) (*Config, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "frontend.json")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, _, err := Load(path, environ, nil)
+	return c, err
+}
 
 func TestDefaults(t *testing.T) {
-	c, err := parse([]byte(minimal), noEnv)
+	c, err := load(t, minimal)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,8 +40,8 @@ func TestDefaults(t *testing.T) {
 		time.Duration(c.StallTimeout) != 30*time.Second || c.Connections.Total != 8192 || c.Connections.PerClient != 512 {
 		t.Errorf("%+v", c)
 	}
-	c, err = parse([]byte(strings.Replace(minimal, "{", `{"preview_domain":"apps.example.com","base_url":"https://api.example.com",
-		"listen":"127.0.0.1:9","reap_interval":"1m","nomad":{"address":"http://n:1","token":"t"},"consul":{"address":"c:1","token":"t","prefix":"p"},`, 1)), noEnv)
+	c, err = load(t, strings.Replace(minimal, "{", `{"preview_domain":"apps.example.com","base_url":"https://api.example.com",
+		"listen":"127.0.0.1:9","reap_interval":"1m","nomad":{"address":"http://n:1","token":"t"},"consul":{"address":"c:1","token":"t","prefix":"p"},`, 1))
 	if err != nil || c.PreviewScheme != "https" || c.domain() != "apps.example.com" || c.Consul.Prefix != "p" || c.Nomad.Token != "t" {
 		t.Errorf("%+v, %v", c, err)
 	}
@@ -41,7 +55,7 @@ func TestPoolConfig(t *testing.T) {
 		`{"off":true}`: {},
 		`{"min":1,"max_age":"1m","refills":2,"node_memory":5,"max":7}`: {Min: 1, Max: 7, MaxAge: time.Minute, Refills: 2, NodeMemory: 5},
 	} {
-		c, err := parse([]byte(strings.Replace(minimal, "{", `{"pool":`+text+",", 1)), noEnv)
+		c, err := load(t, strings.Replace(minimal, "{", `{"pool":`+text+",", 1))
 		if got := c.Pool.settings(); err != nil || got != want || c.Pool.Starts != 16 {
 			t.Errorf("%s: %+v, %d, %v", text, got, c.Pool.Starts, err)
 		}
@@ -69,34 +83,99 @@ func TestBadConfig(t *testing.T) {
 		`"pool":{"refills":-1},`:       "pool",
 		`"pool":{"max_age":"never"},`:  "invalid duration",
 	} {
-		if _, err := parse([]byte(strings.Replace(minimal, "{", "{"+change, 1)), noEnv); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := load(t, strings.Replace(minimal, "{", "{"+change, 1)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want it to name %s", change, err, want)
 		}
 	}
 	for _, text := range []string{"", "{", "[]", strings.Replace(minimal, "0123456789abcdef", "short", 1)} {
-		if _, err := parse([]byte(text), noEnv); err == nil {
+		if _, err := load(t, text); err == nil {
 			t.Errorf("%q is taken", text)
 		}
 	}
 	// A key in plain text: the error helps, and does not repeat it.
 	plain := strings.Replace(minimal, `"hash":"`+keys.Hash("btk_0123456789"), `"key":"btk_0123456789`, 1)
-	if _, err := parse([]byte(plain), noEnv); err == nil || !strings.Contains(err.Error(), "new-key") || strings.Contains(err.Error(), "btk_0123456789") {
+	if _, err := load(t, plain); err == nil || !strings.Contains(err.Error(), "new-key") || strings.Contains(err.Error(), "btk_0123456789") {
 		t.Errorf("a key in plain text: %v", err)
-	}
-	if _, err := ReadConfig(""); err == nil || !strings.Contains(err.Error(), "-config") {
-		t.Errorf("got %v", err)
 	}
 }
 
+// TestSecretFromEnvironment: by its name, or by the one that the plugin's has too; then there
+// need be no file at all.
 func TestSecretFromEnvironment(t *testing.T) {
-	text := strings.Replace(minimal, `"node_secret":"0123456789abcdef",`, "", 1)
-	c, err := parse([]byte(text), func(name string) string {
-		if name == "BUNTIME_NODE_SECRET" {
-			return "fedcba9876543210"
+	for _, name := range []string{"BUNTIME_FRONTEND_NODE_SECRET", "BUNTIME_NODE_SECRET"} {
+		c, _, err := Load("", []string{name + "=fedcba9876543210"}, nil)
+		if err != nil || c.NodeSecret != "fedcba9876543210" {
+			t.Errorf("%+v, %v", c, err)
 		}
-		return ""
-	})
-	if err != nil || c.NodeSecret != "fedcba9876543210" {
-		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+// exampleComment is what makes a setting of the example a comment: prose never begins with these.
+var exampleComment = regexp.MustCompile(`(?m)^(\s*)// (["}])`)
+
+// TestExample: the example has every setting, each with its default.
+func TestExample(t *testing.T) {
+	c, err := load(t, string(Example), "BUNTIME_NODE_SECRET=0123456789abcdef")
+	if err != nil {
+		t.Fatalf("as it is: %v", err)
+	}
+	want := Config{NodeSecret: "0123456789abcdef"}
+	if err := want.defaults(); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(want, *c) {
+		t.Errorf("as it is, it sets something: %+v, the defaults are %+v", *c, want)
+	}
+
+	path := filepath.Join(t.TempDir(), "frontend.json")
+	if err := os.WriteFile(path, exampleComment.ReplaceAll(Example, []byte("$1$2")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var got Config
+	set, err := settings.Load(&got, settings.Sources{File: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want = Config{}
+	if err := want.defaults(); err != nil {
+		t.Fatal(err)
+	}
+	defaults := settings.Of(&want)
+	for i, st := range set.All() {
+		if st.From == "" {
+			t.Errorf("%s is not there", st.Name)
+			continue
+		}
+		value, _ := set.Value(st)
+		other, there := defaults.Value(defaults.All()[i])
+		if !there { // a group that is not there by default
+			other = ""
+		}
+		if list, ok := value.([]keys.Config); ok && len(list) == 0 {
+			value = []keys.Config(nil)
+		}
+		if list, ok := value.([]string); ok && len(list) == 0 {
+			value = []string(nil)
+		}
+		if !reflect.DeepEqual(other, value) {
+			t.Errorf("%s is %v, and its default %v", st.Name, value, other)
+		}
+	}
+}
+
+// TestSettingsAreTold: the table of docs/operation.md has all settings.
+func TestSettingsAreTold(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/operation.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, st := range settings.Of(new(Config)).All() {
+		name := st.Name
+		if strings.HasPrefix(name, "store.swift.") {
+			name = "store.swift"
+		}
+		if !strings.Contains(string(doc), "`"+name+"`") {
+			t.Errorf("docs/operation.md has no `%s`", name)
+		}
 	}
 }

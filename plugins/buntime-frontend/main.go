@@ -2,14 +2,16 @@
 // SPDX-License-Identifier: MPL-2.0
 
 // Command buntime-frontend serves the HTTP API and the previews of sessions.
-// With the argument new-key it makes an API key for the configuration file instead, and
-// with keys it manages those in Consul.
+// With the argument new-key it makes an API key for the configuration file instead, with
+// keys it manages those in Consul, and with -check it says what its configuration is.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -19,51 +21,71 @@ import (
 	"github.com/buntime/buntime/frontend/consul"
 	"github.com/buntime/buntime/frontend/keys"
 	"github.com/buntime/buntime/frontend/server"
+	"github.com/buntime/buntime/frontend/settings"
 )
 
 func main() {
-	path := flag.String("config", "", "configuration `file` (JSON)")
-	flag.Usage = usage
-	flag.Parse()
-	switch {
-	case flag.NArg() == 1 && flag.Arg(0) == "new-key":
-		newKey()
-		return
-	case flag.Arg(0) == "keys":
-		if err := manageKeys(*path, flag.Args()[1:]); err != nil {
-			fmt.Fprintln(os.Stderr, "buntime-frontend:", err)
-			os.Exit(1)
-		}
-		return
-	case flag.NArg() > 0:
-		usage()
-		os.Exit(2)
-	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	if err := run(*path, log); err != nil {
+	if err := run(os.Args[1:], os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "buntime-frontend:", err)
 		os.Exit(1)
 	}
 }
 
-func usage() {
-	fmt.Fprint(os.Stderr, `usage:
-  buntime-frontend -config file             serve
-  buntime-frontend new-key                  print a new API key, and its hash for the configuration
-  buntime-frontend -config file keys ...    manage the API keys in Consul, as follows
+const usage = `usage:
+  buntime-frontend [-config FILE] [-SETTING VALUE]...            serve
+  buntime-frontend [-config FILE] [-SETTING VALUE]... -check     check the configuration, and print what would be used
+  buntime-frontend -example                                      print a configuration with all settings and their defaults
+  buntime-frontend new-key                                       print a new API key, and its hash for the configuration
+  buntime-frontend [-config FILE] [-SETTING VALUE]... keys ...   manage the API keys in Consul, as follows
 
-`+keys.Usage)
+` + keys.Usage + `
+Settings come from flags, from the environment and from the file, in this order: pool.max_age of the file is
+BUNTIME_FRONTEND_POOL_MAX_AGE and -pool-max-age. Secrets can be in files: -node-secret-file FILE.
+`
+
+func run(args []string, out io.Writer) error {
+	flags := flag.NewFlagSet("buntime-frontend", flag.ContinueOnError)
+	path := flags.String("config", "", "")
+	check := flags.Bool("check", false, "")
+	example := flags.Bool("example", false, "")
+	given := settings.Register(flags, new(server.Config))
+	switch err := given.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		_, err := io.WriteString(out, usage)
+		return err
+	case err != nil:
+		return err
+	}
+	switch flags.Arg(0) {
+	case "", "keys":
+	case "new-key":
+		return newKey(out)
+	default:
+		return fmt.Errorf("there is no %q; -help says what there is", flags.Arg(0))
+	}
+	if *example {
+		_, err := out.Write(server.Example)
+		return err
+	}
+	config, set, err := server.Load(*path, os.Environ(), given)
+	switch {
+	case err != nil:
+		return err
+	case *check:
+		return set.Print(out)
+	case flags.Arg(0) == "keys":
+		return manageKeys(config, flags.Args()[1:], out)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer context.AfterFunc(ctx, stop)() // a second signal ends it at once
+	return server.Run(ctx, *config, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 }
 
 // keysTimeout bounds what takes some milliseconds.
 const keysTimeout = 30 * time.Second
 
 // manageKeys runs a command of package keys on the front-ends' Consul.
-func manageKeys(path string, args []string) error {
-	config, err := server.ReadConfig(path)
-	if err != nil {
-		return err
-	}
+func manageKeys(config *server.Config, args []string, out io.Writer) error {
 	store, err := consul.NewStore(config.Consul)
 	if err != nil {
 		return err
@@ -71,21 +93,12 @@ func manageKeys(path string, args []string) error {
 	defer store.Close()
 	ctx, cancel := context.WithTimeoutCause(context.Background(), keysTimeout, fmt.Errorf("no answer in %v", keysTimeout))
 	defer cancel()
-	return keys.Command(ctx, keys.NewManager(store), args, os.Stdout)
+	return keys.Command(ctx, keys.NewManager(store), args, out)
 }
 
 // newKey prints a key, which is kept nowhere, and what the configuration has of it.
-func newKey() {
+func newKey(out io.Writer) error {
 	key := keys.New()
-	fmt.Printf("key   %s\nhash  %s\n", key, keys.Hash(key))
-}
-
-func run(path string, log *slog.Logger) error {
-	config, err := server.ReadConfig(path)
-	if err != nil {
-		return err
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	return server.Run(ctx, config, log)
+	_, err := fmt.Fprintf(out, "key   %s\nhash  %s\n", key, keys.Hash(key))
+	return err
 }

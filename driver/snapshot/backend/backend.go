@@ -29,12 +29,12 @@ type Config struct {
 type Swift struct {
 	AuthURL          string `json:"auth_url"          codec:"auth_url"`
 	User             string `json:"user"              codec:"user"`
-	Key              string `json:"key"               codec:"key"`
+	Key              string `json:"key"               codec:"key"               secret:"true"`
 	Domain           string `json:"domain"            codec:"domain"`
 	Tenant           string `json:"tenant"            codec:"tenant"`
 	TenantDomain     string `json:"tenant_domain"     codec:"tenant_domain"`
 	CredentialID     string `json:"credential_id"     codec:"credential_id"`
-	CredentialSecret string `json:"credential_secret" codec:"credential_secret"`
+	CredentialSecret string `json:"credential_secret" codec:"credential_secret" secret:"true"`
 	Region           string `json:"region"            codec:"region"`
 	Container        string `json:"container"         codec:"container"`
 }
