@@ -47,18 +47,19 @@ type Service struct {
 	// Now is the clock.
 	Now func() time.Time
 
-	pool     *pool
-	line     *line
-	arrivals *arrivals
-	counts   counts
-	batch    batch
-	taking   taking
-	cache    cache
-	census   census
-	missing  missing
-	flights  singleflight.Group
-	reaping  sync.Mutex // which pass is of
-	pass     *pass
+	pool      *pool
+	line      *line
+	arrivals  *arrivals
+	counts    counts
+	batch     batch
+	taking    taking
+	cache     cache
+	census    census
+	missing   missing
+	nodesSeen nodesSeen
+	flights   singleflight.Group
+	reaping   sync.Mutex // which pass is of
+	pass      *pass
 	// Writes that no answer waits for.
 	background sync.WaitGroup
 }
@@ -92,11 +93,6 @@ func (s *Service) SetStarts(n int) { s.line.free = n }
 
 // Close waits for writes that are under way, each at most cleanupTimeout.
 func (s *Service) Close() { s.background.Wait() }
-
-// Ready says whether sessions can be created.
-func (s *Service) Ready(ctx context.Context) error {
-	return errors.Join(s.Store.Ready(ctx), s.Scheduler.Ready(ctx))
-}
 
 // Get returns an account's session and what its node says about it. When the
 // node does not answer in time, the record's last known values stand in.

@@ -62,7 +62,7 @@ type Store interface {
 	SlotStore
 	Receipts
 
-	// Ready says whether the store answers.
+	// Ready says whether the store answers and takes writes.
 	Ready(ctx context.Context) error
 }
 

@@ -85,7 +85,7 @@ job "buntime-frontend" {
       }
     }
 
-    # Out of the proxy's list first, then the end: see shutdown_timeout.
+    # Out of the proxy's list first, then the end: Nomad waits here, the front-end itself need not.
     shutdown_delay = "5s"
 
     task "frontend" {
@@ -106,6 +106,7 @@ job "buntime-frontend" {
             "listen": "{{ env "NOMAD_ADDR_http" }}",
             "base_url": "${var.base_url}",
             "preview_domain": "${var.preview_domain}",
+            "shutdown_delay": "0s",
             "shutdown_timeout": "15s",
             ${var.more}
             {{- with nomadVar "nomad/jobs/buntime-frontend" }}

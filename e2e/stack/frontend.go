@@ -49,6 +49,8 @@ func (s *Stack) newFrontend(n int) (*Frontend, error) {
 		"store":          s.store(),
 		// Tests count what runs on the machine: nothing does that nobody asked for.
 		"pool": map[string]any{"off": true},
+		// No proxy has to notice.
+		"shutdown_delay": "0s",
 	}
 	maps.Copy(config, s.options.Frontend)
 	path, err := s.writeJSON(f.name+".json", config)

@@ -18,6 +18,8 @@ type Keys interface {
 	// Find returns what the key with a hash allows, if there is one. An error says
 	// that this is not known at the moment.
 	Find(sum keys.Sum) (frontend.Key, bool, error)
+	// Loaded says whether all keys are known.
+	Loaded() bool
 }
 
 // find returns the key that a request carries, and a name for it that is no

@@ -47,6 +47,7 @@ type answer struct {
 	*http.Response
 	ctx    context.Context
 	cancel context.CancelCauseFunc
+	leave  context.Context // done when the front-end is to end
 }
 
 // forward sends a request to the node that carries one of the caller's
@@ -76,7 +77,7 @@ func (s *Server) call(ctx context.Context, c call) (*answer, error) {
 		cancel(nil)
 		return nil, err
 	}
-	return &answer{res, ctx, cancel}, nil
+	return &answer{res, ctx, cancel, s.leaving.ctx}, nil
 }
 
 // pass makes the answer that of the caller, with more headers: names and values.
@@ -87,6 +88,7 @@ func (a *answer) pass(headers ...string) *raw {
 			hc.SetHeader(headers[i], headers[i+1])
 		}
 		_, w := humago.Unwrap(hc)
+		defer context.AfterFunc(a.leave, func() { a.cancel(errLeaving) })()
 		relay(a.ctx, w, a.Response)
 	}}
 }

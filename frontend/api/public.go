@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,15 +24,8 @@ const readyTimeout = 2 * time.Second
 // publicRoutes are those that need no key.
 func (s *Server) publicRoutes(document, page []byte) *http.ServeMux {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { status(w, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		if err := s.askReady(r.Context()); err != nil {
-			logger(r.Context()).Warn("not ready", "err", err)
-			fail(w, frontend.Unavailable("sessions cannot be created at the moment"))
-			return
-		}
-		status(w, "ready")
-	})
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { tell(w, map[string]any{"status": "ok"}) })
+	mux.HandleFunc("GET /readyz", s.serveReady)
 	mux.HandleFunc("GET /docs", serveDocs(page))
 	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -41,32 +35,72 @@ func (s *Server) publicRoutes(document, page []byte) *http.ServeMux {
 	return mux
 }
 
-// readiness is what Nomad and Consul have last said.
+// readiness is what was last found.
 type readiness struct {
-	mu  sync.Mutex
-	at  time.Time
-	err error
+	mu     sync.Mutex
+	at     time.Time
+	checks []frontend.Check
+}
+
+// serveReady says whether requests are welcome here, and if not, why. What is told is
+// for everybody.
+func (s *Server) serveReady(w http.ResponseWriter, r *http.Request) {
+	told, wrong := map[string]string{}, ""
+	for _, c := range s.askReady(r.Context()) {
+		told[c.Name] = "ok"
+		if c.Wrong == "" {
+			continue
+		}
+		told[c.Name] = c.Wrong
+		if wrong == "" {
+			wrong = c.Name + ": " + c.Wrong
+		}
+		if c.Err != nil {
+			logger(r.Context()).Warn("not ready", "check", c.Name, "err", c.Err)
+		}
+	}
+	if wrong != "" {
+		e := frontend.Unavailable("not ready: %s", wrong)
+		e.Details["checks"] = told
+		fail(w, e)
+		return
+	}
+	tell(w, map[string]any{"status": "ready", "checks": told})
 }
 
 // askReady asks Nomad and Consul for all who wait, whether or not the one who
 // was first still does. The answer holds for ReadyFor, so that strangers who
-// ask us do not have us ask those as often.
-func (s *Server) askReady(ctx context.Context) error {
+// ask us do not have us ask those as often. Of a front-end that ends nothing is asked.
+func (s *Server) askReady(ctx context.Context) []frontend.Check {
+	if s.draining.Load() {
+		return []frontend.Check{{Name: "front-end", Wrong: "it ends; requests are to go to another"}}
+	}
 	s.ready.mu.Lock()
 	defer s.ready.mu.Unlock()
 	if time.Since(s.ready.at) >= s.ReadyFor {
 		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), readyTimeout, fmt.Errorf("no answer within %v", readyTimeout))
 		defer cancel()
-		s.ready.err = s.Sessions.Ready(ctx)
+		s.ready.checks = s.Sessions.Ready(ctx)
 		s.ready.at = time.Now()
 	}
-	return s.ready.err
+	keys := frontend.Check{Name: "keys"}
+	if !s.Keys.Loaded() {
+		keys.Wrong = "they have not been read from Consul yet"
+	}
+	return append(slices.Clip(s.ready.checks), keys)
 }
 
-func status(w http.ResponseWriter, text string) {
+// Drain has the front-end say that it is not ready, and be left by those whose requests
+// it goes on serving: answers end their connections.
+func (s *Server) Drain() { s.draining.Store(true) }
+
+// Draining says whether Drain was called.
+func (s *Server) Draining() bool { return s.draining.Load() }
+
+func tell(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
-	// As above.
-	_ = json.MarshalWrite(w, map[string]string{"status": text})
+	// A client that is gone does not read the answer; nothing is to be done.
+	_ = json.MarshalWrite(w, v)
 }
 
 func ignoreEOF(err error) error {

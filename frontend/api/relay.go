@@ -4,6 +4,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -50,14 +51,18 @@ func relay(ctx context.Context, w http.ResponseWriter, res *http.Response) {
 	if trails {
 		out.trail(res.Trailer)
 	}
-	if err == nil || errors.Is(err, errGone) || ctx.Err() != nil {
+	leaving := errors.Is(context.Cause(ctx), errLeaving)
+	if err == nil || errors.Is(err, errGone) || ctx.Err() != nil && !leaving {
 		return
 	}
-	logger(ctx).Warn("node's answer broke off", "err", err)
+	logger(ctx).Warn("node's answer broke off", "err", cmp.Or(context.Cause(ctx), err))
 	if !events {
 		panic(http.ErrAbortHandler) // the client must not take a part for the whole
 	}
 	e := frontend.Unsure("the connection to the session broke; the execution may still run, see GET /executions/{executionId}")
+	if leaving {
+		e = frontend.Unsure("the front-end ends, and the execution goes on: read on at another, by GET /executions/{executionId}/output with Last-Event-ID")
+	}
 	body, _ := json.Marshal(&Failure{Err: e}) // a struct of strings
 	_, _ = w.Write([]byte("\n\nevent: error\ndata: " + string(body) + "\n\n"))
 }

@@ -14,6 +14,7 @@ import (
 	"path"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -65,6 +66,9 @@ type Server struct {
 	limits  limiter
 	bodies  bodies
 	ready   readiness
+	leaving leaving
+	// draining says that requests are to go to another front-end.
+	draining atomic.Bool
 	// Requests without a valid key are counted by address, against this.
 	strangers int
 }
@@ -79,6 +83,7 @@ func New(c Config) (*Server, error) {
 		c.Metrics = metrics.New()
 	}
 	s := &Server{Config: c, NodeWait: 5 * time.Second, ReadyFor: 500 * time.Millisecond, private: http.NewServeMux(), strangers: free.Requests}
+	s.leaving.begin()
 	document, page, err := s.routes()
 	if err != nil {
 		return nil, err

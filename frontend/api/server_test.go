@@ -115,6 +115,11 @@ func TestHealth(t *testing.T) {
 	w.store.SetFail(func(string) error { return errDown })
 	w.send("", "GET", "/healthz", "").ok(nil)
 	w.send("", "GET", "/readyz", "").refused(503, "service_unavailable")
+	w.store.SetFail(nil)
+	w.send("", "GET", "/readyz", "").ok(nil)
+	w.Drain()
+	w.send("", "GET", "/healthz", "").ok(nil)
+	w.send("", "GET", "/readyz", "").refused(503, "service_unavailable")
 }
 
 func TestRequestIDs(t *testing.T) {

@@ -84,7 +84,7 @@ func (s *Server) openTerminal(ctx context.Context, in *terminalInput) (*raw, err
 	return &raw{func(hc huma.Context) {
 		defer a.cancel(nil)
 		_, w := humago.Unwrap(hc)
-		switchTo(ctx, w, a.Response, conn)
+		switchTo(ctx, w, a.Response, conn, &s.leaving)
 	}}, nil
 }
 
@@ -112,8 +112,9 @@ func (in *terminalInput) check(q url.Values) error {
 }
 
 // switchTo answers a client with a node's 101, and passes bytes on both ways until
-// either side closes.
-func switchTo(ctx context.Context, w http.ResponseWriter, res *http.Response, inside io.ReadWriteCloser) {
+// either side closes, or the front-end is to end, which the client is told.
+func switchTo(ctx context.Context, w http.ResponseWriter, res *http.Response, inside io.ReadWriteCloser, l *leaving) {
+	defer l.enter()()
 	defer inside.Close()
 	outside, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -131,15 +132,20 @@ func switchTo(ctx context.Context, w http.ResponseWriter, res *http.Response, in
 	if head.Write(buffered) != nil || buffered.Flush() != nil {
 		return
 	}
+	out := &frames{to: outside}
 	done := make(chan struct{}, 2)
 	go func() { // ends with the connections, which the other way's end closes
 		_, _ = io.Copy(inside, buffered)
 		done <- struct{}{}
 	}()
 	go func() {
-		_, _ = io.Copy(outside, inside)
+		_, _ = io.Copy(out, inside)
 		done <- struct{}{}
 	}()
+	defer context.AfterFunc(l.ctx, func() {
+		out.finish(restarting)
+		inside.Close()
+	})()
 	<-done
 	inside.Close()
 	outside.Close()

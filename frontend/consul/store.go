@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -46,6 +47,9 @@ type Store struct {
 	client     *api.Client // for what is answered at once
 	wait       *api.Client // for blocking queries, so that they hold up nothing else
 	transports [2]*http.Transport
+
+	tryWrite sync.Mutex
+	wrote    time.Time // when Ready did
 }
 
 var _ frontend.Store = (*Store)(nil)
@@ -54,7 +58,7 @@ var _ frontend.Store = (*Store)(nil)
 type Config struct {
 	// Address is host:port or a URL; empty is Consul's own default.
 	Address string `json:"address"`
-	Token   string `json:"token"`
+	Token   string `json:"token" secret:"true"`
 	// Prefix is the folder in KV below which everything lies; empty is
 	// claim.DefaultPrefix. Nodes must have the same.
 	Prefix string `json:"prefix"`
@@ -269,13 +273,40 @@ func (s *Store) list(ctx context.Context, folder string) (api.KVPairs, error) {
 	return pairs, nil
 }
 
-// Ready implements frontend.Store.
+// tryWriteEvery is how often Ready writes: each time is an entry of Consul's log.
+const tryWriteEvery = 10 * time.Second
+
+// Ready implements frontend.Store. What it writes is gone in the same transaction.
 func (s *Store) Ready(ctx context.Context) error {
-	_, _, err := s.client.KV().Get(s.prefix+"/ready", latest(ctx))
-	if err != nil {
+	key := s.prefix + "/ready"
+	if _, _, err := s.client.KV().Get(key, latest(ctx)); err != nil {
 		return unavailable(err, "ask Consul")
 	}
+	s.tryWrite.Lock()
+	defer s.tryWrite.Unlock()
+	if !s.wrote.IsZero() && time.Since(s.wrote) < tryWriteEvery {
+		return nil
+	}
+	ok, answer, _, err := s.client.KV().Txn(api.KVTxnOps{
+		{Verb: api.KVSet, Key: key}, {Verb: api.KVDelete, Key: key},
+	}, new(api.QueryOptions).WithContext(ctx))
+	switch {
+	case err != nil:
+		return unavailable(err, "write to Consul")
+	case !ok:
+		return fmt.Errorf("write to Consul: %w: %s", frontend.ErrUnavailable, why(answer))
+	}
+	s.wrote = time.Now()
 	return nil
+}
+
+// why is what a transaction's answer says of its failure.
+func why(answer *api.KVTxnResponse) string {
+	var words []string
+	for _, e := range answer.Errors {
+		words = append(words, e.What)
+	}
+	return strings.Join(words, "; ")
 }
 
 // encode leaves markup in strings as it is, where json.Marshal would not.

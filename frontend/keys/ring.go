@@ -63,6 +63,13 @@ func (r *Ring) Find(sum Sum) (frontend.Key, bool, error) {
 	return k.key, true, nil
 }
 
+// Loaded says whether the store has told its keys.
+func (r *Ring) Loaded() bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.loaded
+}
+
 // Run follows the store until the context ends.
 func (r *Ring) Run(ctx context.Context) {
 	var since uint64

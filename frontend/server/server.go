@@ -11,6 +11,8 @@ import (
 	"net"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
+
 	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/driver/relay"
 	"github.com/buntime/buntime/driver/snapshot"
@@ -34,6 +36,7 @@ type parts struct {
 	nodes     *node.Client
 	sessions  *frontend.Service
 	keys      *keys.Ring
+	api       *api.Server
 	handler   *preview.Handler
 	// closeStore lets go of the object store; nil where there is none.
 	closeStore func() error
@@ -72,7 +75,7 @@ func assemble(c Config, log *slog.Logger) (*parts, error) {
 		return nil, err
 	}
 	p.keys = keys.NewRing(file, p.store, log)
-	handler, err := api.New(api.Config{
+	p.api, err = api.New(api.Config{
 		Sessions: p.sessions, Node: p.nodes, Keys: p.keys,
 		BaseURL: c.BaseURL, PreviewScheme: c.PreviewScheme, PreviewDomain: c.PreviewDomain, Log: log,
 		Metrics: counted(p.sessions),
@@ -82,7 +85,7 @@ func assemble(c Config, log *slog.Logger) (*parts, error) {
 	}
 	p.handler = preview.New(preview.Config{
 		Sessions: p.sessions, Secret: []byte(c.NodeSecret), Scheme: c.PreviewScheme, Domain: c.PreviewDomain, Log: log,
-	}, handler)
+	}, p.api)
 	return p, nil
 }
 
@@ -160,23 +163,17 @@ func Serve(ctx context.Context, c Config, l net.Listener, log *slog.Logger) erro
 		Head: time.Duration(c.ReadHeaderTimeout), Idle: time.Duration(c.IdleTimeout), Stall: time.Duration(c.StallTimeout),
 	}
 	p.handler.Proxies = proxies
-	srv := relay.NewServer(door.NewServer(door.Behind(proxies, p.handler), limits, slog.NewLogLogger(log.Handler(), slog.LevelDebug)), limits, p.handler.Relay)
+	srv := relay.NewServer(door.NewServer(door.Behind(proxies, p.lastAnswers()), limits, slog.NewLogLogger(log.Handler(), slog.LevelDebug)), limits, p.relay)
 	l = door.Limit(l, door.Room{All: c.Connections.Total, Each: c.Connections.PerClient, Exempt: proxies})
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
 	log.Info("serving", "address", l.Addr().String(), "url", c.BaseURL, "previews", c.PreviewScheme+"://ses-….", "domain", c.PreviewDomain)
+	tell(log, daemon.SdNotifyReady)
 	select {
 	case err := <-served:
 		return fmt.Errorf("serve: %w", err)
 	case <-ctx.Done():
 	}
-	log.Info("shutting down")
-	// Streams and previews may go on for ever; they are cut off in the end.
-	grace, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Duration(c.ShutdownTimeout), errors.New("requests outlasted the shutdown"))
-	defer cancel()
-	if err := srv.Shutdown(grace); err != nil {
-		log.Warn("cut off requests under way", "err", context.Cause(grace))
-		return srv.Close()
-	}
-	return nil
+	tell(log, daemon.SdNotifyStopping)
+	return p.shutDown(context.WithoutCancel(ctx), c, srv, log)
 }

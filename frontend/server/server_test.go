@@ -97,21 +97,25 @@ type frontEnd struct {
 	stop func() error
 }
 
-func (c *cluster) frontEnd() *frontEnd {
+func (c *cluster) frontEnd(change ...func(*Config)) *frontEnd {
 	c.t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	config := Config{
-		Pool:   PoolConfig{Off: true}, // the stand-in makes no sandboxes
-		Listen: l.Addr().String(), NodeSecret: secret, ReapInterval: Duration(100 * time.Millisecond),
+		Pool:          PoolConfig{Off: true}, // the stand-in makes no sandboxes
+		ShutdownDelay: new(Delay(0)),
+		Listen:        l.Addr().String(), NodeSecret: secret, ReapInterval: Duration(100 * time.Millisecond),
 		Keys: []keys.Config{{Hash: keys.Hash(key), Account: "a", Plan: "enterprise"}},
 	}
 	config.Keys[0].Limits.Requests, config.Keys[0].Limits.Sessions = 1<<30, 1<<30
 	config.Nomad.Address, config.Consul.Address = c.nomad, c.consul
 	if err := config.defaults(); err != nil {
 		c.t.Fatal(err)
+	}
+	for _, do := range change {
+		do(&config)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -197,7 +201,9 @@ func (c *cluster) empty() {
 func TestFrontEnds(t *testing.T) {
 	c := newCluster(t)
 	one := c.frontEnd()
-	if status, got := one.call("GET", "/readyz", nil); status != 200 {
+	// All that a front-end needs is there, but for nodes.
+	if status, got := one.call("GET", "/readyz", nil); status != 503 || fmt.Sprint(got["error"].(map[string]any)["details"].(map[string]any)["checks"]) !=
+		"map[consul:ok keys:ok nodes:Nomad knows no node with the driver nomad:ok]" {
 		t.Fatal(status, got)
 	}
 	id := one.create()
@@ -281,7 +287,7 @@ func TestShutdown(t *testing.T) {
 			r.Header.Set("Authorization", "Bearer "+key)
 			res, err := http.DefaultClient.Do(r)
 			if err != nil {
-				if !slices.ContainsFunc([]string{"refused", "EOF", "reset", "broken pipe"}, func(s string) bool { return strings.Contains(err.Error(), s) }) {
+				if !slices.ContainsFunc([]string{"refused", "EOF", "reset", "broken pipe", "server closed idle connection"}, func(s string) bool { return strings.Contains(err.Error(), s) }) {
 					errs <- err
 				}
 				return
@@ -300,6 +306,48 @@ func TestShutdown(t *testing.T) {
 	close(errs)
 	for err := range errs {
 		t.Error(err)
+	}
+}
+
+// TestShutdownDelay: a front-end that is to end says so first, and serves until proxies have
+// noticed, with answers that end their connections.
+func TestShutdownDelay(t *testing.T) {
+	c := newCluster(t)
+	f := c.frontEnd(func(c *Config) { c.ShutdownDelay = new(Delay(time.Second)) })
+	id := f.create()
+	ended := make(chan error, 1)
+	go func() { ended <- f.stop() }()
+	for deadline := time.Now().Add(10 * time.Second); ; {
+		status, got := f.call("GET", "/readyz", nil)
+		if status == 503 && strings.Contains(fmt.Sprint(got), "front-end: it ends") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it is to end, and ready for 10 s")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	r, err := http.NewRequest("GET", f.url+"/sessions/"+id, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+key)
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal("a request while it is not ready: ", err)
+	}
+	res.Body.Close()
+	if res.StatusCode != 200 || !res.Close {
+		t.Errorf("status %d; ends its connection: %v", res.StatusCode, res.Close)
+	}
+	if status, _ := f.call("GET", "/healthz", nil); status != 200 {
+		t.Error("it is not healthy")
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if _, err := net.DialTimeout("tcp", strings.TrimPrefix(f.url, "http://"), time.Second); err == nil {
+		t.Error("it takes connections after its end")
 	}
 }
 
