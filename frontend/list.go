@@ -99,6 +99,7 @@ func (s *Service) asked(ctx context.Context, sess *Session) *Session {
 		return sess
 	}
 	n := *sess
+	n.Told = &info
 	if state := info.State.Public(); state == StateIdle || state == StateActive {
 		n.State = state
 	}

@@ -102,8 +102,8 @@ type Key struct {
 	Account string
 	Plan    string // its name
 	Allowed Plan
-	// Operator says that it is of who runs the front-ends: it can see how they do.
-	// Of other accounts' sessions it sees no more than others.
+	// Operator says that it is of who runs the front-ends: it can see how they do, and
+	// which sessions there are, but nothing of what is in other accounts' sessions.
 	Operator bool
 }
 

@@ -55,6 +55,7 @@ type Service struct {
 	taking    taking
 	cache     cache
 	census    census
+	places    places
 	missing   missing
 	nodesSeen nodesSeen
 	flights   singleflight.Group
@@ -137,6 +138,12 @@ func (s *Service) Resolve(ctx context.Context, account, id string) (*Session, er
 		return nil, err
 	}
 	return s.place(ctx, sess)
+}
+
+// Owns says with NoSession that an account has no such session.
+func (s *Service) Owns(ctx context.Context, account, id string) error {
+	_, err := s.own(ctx, account, id)
+	return err
 }
 
 // ResolvePreview is Resolve for previews, which belong to whoever knows the id.

@@ -80,6 +80,8 @@ type Session struct {
 
 	// Version is the Store's, for compare-and-swap: 0 is a record not stored yet.
 	Version uint64 `json:"-"`
+	// Told is what its node has told of it; only lists ask, and nil is no answer.
+	Told *Info `json:"-"`
 }
 
 // Placed says whether it is known where the session answers.

@@ -96,6 +96,8 @@ type Scheduler interface {
 	// Nodes lists the nodes that there are for sessions, and a number to ask again
 	// with, as Draining does.
 	Nodes(ctx context.Context, since uint64) (nodes []NodeState, next uint64, err error)
+	// Places lists the jobs of sessions and slots that run, and where.
+	Places(ctx context.Context) ([]Place, error)
 	// Full says whether the scheduler has found no room for the job of a session's
 	// epoch.
 	Full(ctx context.Context, id string, epoch uint64) (bool, error)
@@ -126,7 +128,10 @@ type Job struct {
 
 // NodeState is what the scheduler knows of a node.
 type NodeState struct {
-	ID string
+	ID, Name, Address string
+	// Status is the scheduler's word, and Problem the driver's if it is not Healthy.
+	Status, Problem             string
+	Draining, Eligible, Healthy bool
 	// Up: what runs there can be reached, and may stay.
 	Up bool
 	// Takes: more may be placed there.

@@ -113,6 +113,7 @@ func (i *instance) api(s *Session, token string) http.Handler {
 	handle("POST /v1/kill", true, s.serveKill)
 	handle("GET /v1/terminal", false, s.serveTerminal)
 	handle("GET /v1/processes", true, s.serveProcesses)
+	handle("GET /v1/seen/processes", false, s.serveSeenProcesses)
 	handle("GET /v1/files/list", true, s.serveList)
 	handle("POST /v1/files/write", true, s.serveWrite)
 	handle("GET /v1/files/read", true, s.serveRead)
@@ -302,6 +303,13 @@ func parseSignal(raw json.RawMessage) (syscall.Signal, error) {
 
 func (s *Session) serveProcesses(w http.ResponseWriter, r *http.Request) error {
 	writeJSON(w, http.StatusOK, map[string]any{"processes": s.processes(r.Context())})
+	return nil
+}
+
+// serveSeenProcesses tells of processes without waking the session or counting as
+// activity.
+func (s *Session) serveSeenProcesses(w http.ResponseWriter, r *http.Request) error {
+	writeJSON(w, http.StatusOK, map[string]any{"processes": s.seenProcesses(r.Context())})
 	return nil
 }
 

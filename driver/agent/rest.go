@@ -146,6 +146,16 @@ func (s *Session) lookAround() {
 	s.ranLast = list
 }
 
+// seenProcesses is what runs, or what ran when it came to stand still.
+func (s *Session) seenProcesses(ctx context.Context) []Process {
+	if !s.life.resting() {
+		return s.processes(ctx)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]Process{}, s.ranLast...)
+}
+
 // noteProcesses keeps, in the session's history, what ran when it went to sleep.
 func (s *Session) noteProcesses() {
 	s.mu.Lock()

@@ -40,6 +40,8 @@ type Key struct {
 	Key     string `json:"-"`
 	Account string `json:"account"`
 	Plan    string `json:"plan"` // free, paid or enterprise
+	// Operator makes it one of who runs the front-ends.
+	Operator bool `json:"operator,omitempty"`
 	// Limits that differ from the plan's, by their name in the configuration.
 	Limits map[string]any `json:"limits,omitempty"`
 }
@@ -159,7 +161,7 @@ func Start(ctx context.Context, options Options) (*Stack, error) {
 func (s *Stack) start(ctx context.Context) error {
 	if s.Keys == nil {
 		s.Keys = []Key{
-			{Key: NewKey(), Account: "paid", Plan: "paid"},
+			{Key: NewKey(), Account: "paid", Plan: "paid", Operator: true},
 			{Key: NewKey(), Account: "free", Plan: "free"},
 		}
 	}

@@ -25,16 +25,23 @@ type Keys interface {
 // find returns the key that a request carries, and a name for it that is no
 // secret.
 func (s *Server) find(r *http.Request) (key frontend.Key, name string, known bool, err error) {
-	text, ok := door.Key(r.Header)
+	sum, ok := s.sumOf(r)
 	if !ok {
 		return key, "", false, nil
 	}
-	sum := keys.SumOf(text)
 	key, known, err = s.Keys.Find(sum)
 	if err != nil {
 		err = fmt.Errorf("%w; %w", frontend.Unavailable("the API keys are not known at the moment; try again"), err)
 	}
 	return key, "key " + string(sum[:]), known, err
+}
+
+// sumOf is the hash of the key that a request carries, or has a ticket for.
+func (s *Server) sumOf(r *http.Request) (keys.Sum, bool) {
+	if text, ok := door.Key(r.Header); ok {
+		return keys.SumOf(text), true
+	}
+	return s.presented(r)
 }
 
 type keyContext struct{}

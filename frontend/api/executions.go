@@ -336,21 +336,36 @@ func (s *Server) kill(ctx context.Context, in *killInput) (*raw, error) {
 		find: s.Sessions.ResolveAwake, within: fileTimeout, late: tooLate(fileTimeout),
 	})
 	if errors.Is(err, frontend.ErrAsleep) { // it has no processes, and stays asleep
-		return &raw{func(hc huma.Context) {
-			hc.SetHeader("Content-Type", "application/json")
-			_, _ = io.WriteString(hc.BodyWriter(), `{"killed":0,"pids":[]}`) // a client that is gone needs no answer
-		}}, nil
+		return said(`{"killed":0,"pids":[]}`), nil
 	}
 	return out, err
 }
 
 type processesInput struct {
 	SessionID string `query:"sessionId" required:"true"`
+	Wake      bool   `query:"wake" default:"true" doc:"With false the session is not woken, and this is no activity: of one that is idle the list is of when it came to be, of one in deep sleep it is empty."`
 }
 
 func (s *Server) processes(ctx context.Context, in *processesInput) (*raw, error) {
-	return s.forward(ctx, call{
+	c := call{
 		session: in.SessionID, request: node.Request{Method: http.MethodGet, Path: "/v1/processes"},
 		within: sessionTimeout, late: tooLate(sessionTimeout),
-	})
+	}
+	if in.Wake {
+		return s.forward(ctx, c)
+	}
+	c.request.Path, c.find = "/v1/seen/processes", s.Sessions.ResolveAwake
+	out, err := s.forward(ctx, c)
+	if errors.Is(err, frontend.ErrAsleep) {
+		return said(`{"processes":[]}`), nil
+	}
+	return out, err
+}
+
+// said is an answer that no node gives.
+func said(text string) *raw {
+	return &raw{func(hc huma.Context) {
+		hc.SetHeader("Content-Type", "application/json")
+		_, _ = io.WriteString(hc.BodyWriter(), text) // a client that is gone needs no answer
+	}}
 }

@@ -130,7 +130,7 @@ func newWorld(t testing.TB) *world {
 	}
 	w.config = api.Config{
 		Sessions: w.sessions, Node: client, Keys: keys, Log: log,
-		BaseURL: "http://api.test", PreviewScheme: "https", PreviewDomain: "preview.test:8443",
+		BaseURL: "http://api.test", PreviewScheme: "https", PreviewDomain: "preview.test:8443", Secret: []byte(secret),
 	}
 	return w.again()
 }

@@ -16,14 +16,25 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"github.com/buntime/buntime/frontend"
+	"github.com/buntime/buntime/frontend/console"
 )
 
 // readyTimeout is how long Nomad and Consul may take to say that they are there.
 const readyTimeout = 2 * time.Second
 
 // publicRoutes are those that need no key.
-func (s *Server) publicRoutes(document, page []byte) *http.ServeMux {
+func (s *Server) publicRoutes(document, page []byte) (*http.ServeMux, error) {
+	pages, err := console.New(s.PreviewScheme + "://*." + s.PreviewDomain)
+	if err != nil {
+		return nil, err
+	}
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /console", pages.ServePage)
+	mux.HandleFunc("GET /console/{file}", func(w http.ResponseWriter, r *http.Request) {
+		if !pages.ServeFile(w, r, r.PathValue("file")) {
+			fail(w, notFound(r))
+		}
+	})
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { tell(w, map[string]any{"status": "ok"}) })
 	mux.HandleFunc("GET /readyz", s.serveReady)
 	mux.HandleFunc("GET /docs", serveDocs(page))
@@ -32,7 +43,7 @@ func (s *Server) publicRoutes(document, page []byte) *http.ServeMux {
 		// A client that is gone does not read the answer; nothing is to be done.
 		_, _ = w.Write(document)
 	})
-	return mux
+	return mux, nil
 }
 
 // readiness is what was last found.

@@ -46,7 +46,9 @@ type Config struct {
 	// PreviewScheme and PreviewDomain (with a port, if it is not the scheme's
 	// own) make preview URLs.
 	PreviewScheme, PreviewDomain string
-	Log                          *slog.Logger
+	// Secret is what the front-ends share; it signs tickets.
+	Secret []byte
+	Log    *slog.Logger
 	// Metrics count the requests. Default: new ones.
 	Metrics *metrics.Metrics
 }
@@ -88,8 +90,8 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.public = s.publicRoutes(document, page)
-	return s, nil
+	s.public, err = s.publicRoutes(document, page)
+	return s, err
 }
 
 // format writes answers; bodies are read by JSON.
@@ -120,11 +122,14 @@ func (s *Server) routes() (document, page []byte, err error) {
 		Formats:       map[string]huma.Format{"application/json": format},
 		DefaultFormat: "application/json",
 	})
+	s.accountRoutes(api)
 	s.sessionRoutes(api)
 	s.executionRoutes(api)
 	s.fileRoutes(api)
 	s.archiveRoutes(api)
 	s.terminalRoutes(api)
+	s.ticketRoutes(api)
+	s.operatorRoutes(api)
 	documentHeaders(api.OpenAPI())
 	s.private.HandleFunc("GET /metrics", s.serveMetrics)
 	s.mcpRoutes()

@@ -148,9 +148,9 @@ func (s *Server) list(ctx context.Context, in *listInput) (*listOutput, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &listOutput{Total: total, Body: Sessions{make([]Summary, 0, len(page))}}
+	out := &listOutput{Total: total, Body: Sessions{make([]Listed, 0, len(page))}}
 	for _, sess := range page {
-		out.Body.Sessions = append(out.Body.Sessions, s.summary(sess))
+		out.Body.Sessions = append(out.Body.Sessions, Listed{s.summary(sess), toldOf(sess)})
 	}
 	return out, nil
 }
@@ -169,6 +169,17 @@ func (s *Server) summary(sess *frontend.Session) Summary {
 		SessionID: sess.ID, CreatedAt: Time(sess.Created), ExpiresAt: Time(sess.Expires),
 		LastActive: Time(sess.LastActive), State: sess.State.Public(), Metadata: Object(sess.Metadata),
 		PreviewURL: s.previewURL(sess.ID), ResourceLimits: sess.Limits,
+	}
+}
+
+// toldOf is what its node has told of a session.
+func toldOf(sess *frontend.Session) Told {
+	if sess.Told == nil {
+		return Told{}
+	}
+	return Told{
+		Usage: &sess.Told.Usage, ActiveProcesses: &sess.Told.ActiveProcesses,
+		AwakeBecause: sess.Told.AwakeBecause, NextTransition: transition(sess.Told.NextTransition),
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -47,7 +48,11 @@ type terminalInput struct {
 }
 
 // Upgrade is the part of an input that makes it a WebSocket's.
-type Upgrade struct{ header http.Header }
+type Upgrade struct {
+	header http.Header
+	// protocol is the subprotocol that is agreed on, or "".
+	protocol string
+}
 
 // Resolve implements huma.Resolver.
 func (u *Upgrade) Resolve(ctx huma.Context) []error {
@@ -58,6 +63,9 @@ func (u *Upgrade) Resolve(ctx huma.Context) []error {
 	u.header = http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}}
 	for _, name := range []string{"Sec-Websocket-Key", "Sec-Websocket-Version"} {
 		u.header[name] = r.Header[name]
+	}
+	if slices.Contains(subprotocols(r.Header), terminalProtocol) {
+		u.protocol = terminalProtocol
 	}
 	return nil
 }
@@ -84,6 +92,9 @@ func (s *Server) openTerminal(ctx context.Context, in *terminalInput) (*raw, err
 	return &raw{func(hc huma.Context) {
 		defer a.cancel(nil)
 		_, w := humago.Unwrap(hc)
+		if in.protocol != "" {
+			w.Header().Set("Sec-Websocket-Protocol", in.protocol)
+		}
 		switchTo(ctx, w, a.Response, conn, &s.leaving)
 	}}, nil
 }

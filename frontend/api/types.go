@@ -104,7 +104,7 @@ type Created struct {
 	ResourceLimits frontend.Limits `json:"resourceLimits"`
 }
 
-// Summary is a session in a list.
+// Summary is what is told of a session everywhere.
 type Summary struct {
 	SessionID      string          `json:"sessionId"`
 	CreatedAt      Time            `json:"createdAt"`
@@ -114,6 +114,21 @@ type Summary struct {
 	Metadata       Object          `json:"metadata"`
 	PreviewURL     string          `json:"previewUrl"`
 	ResourceLimits frontend.Limits `json:"resourceLimits"`
+}
+
+// Listed is a session in a list.
+type Listed struct {
+	Summary
+	Told
+}
+
+// Told is what its node tells of a session in a list; all of it is left out where none
+// has.
+type Told struct {
+	Usage           *frontend.Usage `json:"usage,omitempty"`
+	ActiveProcesses *int            `json:"activeProcesses,omitempty"`
+	AwakeBecause    []string        `json:"awakeBecause,omitempty" nullable:"false" doc:"What keeps the session from becoming idle now."`
+	NextTransition  *Transition     `json:"nextTransition,omitempty" doc:"The change of state that comes by itself, if nothing happens before."`
 }
 
 // Session is the answer of GET /sessions/{id}.
@@ -147,7 +162,7 @@ type Transition struct {
 
 // Sessions is the answer of GET /sessions.
 type Sessions struct {
-	Sessions []Summary `json:"sessions" nullable:"false"`
+	Sessions []Listed `json:"sessions" nullable:"false"`
 }
 
 // Deleted is the answer of DELETE /sessions/{id}.

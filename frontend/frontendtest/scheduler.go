@@ -192,7 +192,20 @@ func (s *Scheduler) Draining(ctx context.Context, since uint64) ([]string, uint6
 func (s *Scheduler) Nodes(ctx context.Context, since uint64) ([]frontend.NodeState, uint64, error) {
 	drains, next, err := s.Draining(ctx, since)
 	up := !slices.Contains(drains, Node)
-	return []frontend.NodeState{{ID: Node, Up: up, Takes: up}}, next, err
+	return []frontend.NodeState{{ID: Node, Name: Node, Status: "ready", Draining: !up, Eligible: up, Healthy: true, Up: up, Takes: up}}, next, err
+}
+
+// Places implements frontend.Scheduler.
+func (s *Scheduler) Places(ctx context.Context) ([]frontend.Place, error) {
+	if err := s.enter("Places"); err != nil {
+		return nil, err
+	}
+	jobs, err := s.On(ctx, Node)
+	out := make([]frontend.Place, len(jobs))
+	for i, j := range jobs {
+		out[i] = frontend.Place{Session: j.Session, Epoch: j.Epoch, Node: Node, NodeName: Node}
+	}
+	return out, err
 }
 
 // Full implements frontend.Scheduler.

@@ -47,10 +47,16 @@ func (s *Scheduler) Nodes(ctx context.Context, since uint64) ([]frontend.NodeSta
 			continue
 		}
 		up := stub.Status == api.NodeStatusReady && !stub.Drain
-		nodes = append(nodes, frontend.NodeState{
-			ID: stub.ID, Up: up,
-			Takes: up && driver.Healthy && stub.SchedulingEligibility == api.NodeSchedulingEligible,
-		})
+		eligible := stub.SchedulingEligibility == api.NodeSchedulingEligible
+		n := frontend.NodeState{
+			ID: stub.ID, Name: stub.Name, Address: stub.Address, Status: stub.Status,
+			Draining: stub.Drain, Eligible: eligible, Healthy: driver.Healthy,
+			Up: up, Takes: up && driver.Healthy && eligible,
+		}
+		if !n.Healthy {
+			n.Problem = driver.HealthDescription
+		}
+		nodes = append(nodes, n)
 	}
 	return nodes, max(meta.LastIndex, 1), nil
 }

@@ -112,7 +112,11 @@ func TestNodes(t *testing.T) {
 	s, _ := scheduler(t, server.URL)
 	nodes, next, err := s.Nodes(deadline(t), 0)
 	want := []frontend.NodeState{
-		{ID: "a", Up: true, Takes: true}, {ID: "b", Up: true}, {ID: "c"}, {ID: "d"}, {ID: "e", Up: true},
+		{ID: "a", Status: "ready", Eligible: true, Healthy: true, Up: true, Takes: true},
+		{ID: "b", Status: "ready", Healthy: true, Up: true},
+		{ID: "c", Status: "ready", Draining: true, Healthy: true},
+		{ID: "d", Status: "down", Eligible: true, Healthy: true},
+		{ID: "e", Status: "ready", Eligible: true, Up: true},
 	}
 	if err != nil || !slices.Equal(nodes, want) || next != 7 {
 		t.Errorf("%+v, %d, %v", nodes, next, err)

@@ -77,7 +77,7 @@ func assemble(c Config, log *slog.Logger) (*parts, error) {
 	p.keys = keys.NewRing(file, p.store, log)
 	p.api, err = api.New(api.Config{
 		Sessions: p.sessions, Node: p.nodes, Keys: p.keys,
-		BaseURL: c.BaseURL, PreviewScheme: c.PreviewScheme, PreviewDomain: c.PreviewDomain, Log: log,
+		BaseURL: c.BaseURL, PreviewScheme: c.PreviewScheme, PreviewDomain: c.PreviewDomain, Secret: []byte(c.NodeSecret), Log: log,
 		Metrics: counted(p.sessions),
 	})
 	if err != nil {

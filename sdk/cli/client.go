@@ -67,9 +67,9 @@ func (r *rate) spacing(n int) time.Duration {
 }
 
 // allSessions lists them all, newest first.
-func allSessions(ctx context.Context, c *buntime.Client, o buntime.ListOptions) ([]buntime.Summary, error) {
+func allSessions(ctx context.Context, c *buntime.Client, o buntime.ListOptions) ([]buntime.Listed, error) {
 	o.Limit = 100
-	all := []buntime.Summary{}
+	all := []buntime.Listed{}
 	for {
 		page, err := c.List(ctx, o)
 		if err != nil {

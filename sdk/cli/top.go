@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -102,36 +101,19 @@ type top struct {
 	requests int // of the last look
 }
 
-// looks at a time, of one top.
-const looks = 8
-
-// look looks at all sessions; at those that are awake more closely.
+// look looks at all sessions.
 func (t *top) look(ctx context.Context) ([]line, error) {
 	list, err := allSessions(ctx, t.client, buntime.ListOptions{})
 	if err != nil {
 		return nil, err
 	}
 	lines := make([]line, len(list))
-	room := make(chan struct{}, looks)
-	var all sync.WaitGroup
 	t.requests = 1 + len(list)/100
 	for i, s := range list {
-		lines[i].Summary = s
-		if s.State == "deep-sleep" {
-			continue
+		lines[i].Summary = s.Summary
+		if s.Usage != nil { // its node has told
+			lines[i].Usage, lines[i].Processes = *s.Usage, *s.ActiveProcesses
 		}
-		t.requests++
-		room <- struct{}{}
-		all.Go(func() {
-			defer func() { <-room }()
-			if info, err := t.client.Info(ctx, s.SessionID); err == nil { // it may be gone
-				lines[i] = line{Summary: info.Summary, Usage: info.Usage, Processes: info.ActiveProcesses}
-			}
-		})
-	}
-	all.Wait()
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
 	}
 	t.rates(lines, time.Now())
 	return lines, nil

@@ -33,7 +33,7 @@ func (c *Client) Info(ctx context.Context, id string) (*Session, error) {
 }
 
 // List lists the account's sessions. It wakes none.
-func (c *Client) List(ctx context.Context, o ListOptions) (*Page[Summary], error) {
+func (c *Client) List(ctx context.Context, o ListOptions) (*Page[Listed], error) {
 	q := page(o.Limit, o.Offset)
 	if o.State != "" {
 		q.Set("state", o.State)
@@ -41,12 +41,12 @@ func (c *Client) List(ctx context.Context, o ListOptions) (*Page[Summary], error
 	for name, value := range o.Metadata {
 		q.Set("metadata."+name, value)
 	}
-	var out struct{ Sessions []Summary }
+	var out struct{ Sessions []Listed }
 	header, err := c.json(ctx, call{method: http.MethodGet, path: "/sessions", query: q}, &out)
 	if err != nil {
 		return nil, err
 	}
-	return &Page[Summary]{out.Sessions, total(header, len(out.Sessions))}, nil
+	return &Page[Listed]{out.Sessions, total(header, len(out.Sessions))}, nil
 }
 
 func page(limit, offset int) url.Values {

@@ -45,7 +45,7 @@ type Created struct {
 	ResourceLimits Limits    `json:"resourceLimits"`
 }
 
-// Summary is a session in a list.
+// Summary is what is told of a session everywhere.
 type Summary struct {
 	SessionID  string    `json:"sessionId"`
 	CreatedAt  time.Time `json:"createdAt"`
@@ -56,6 +56,16 @@ type Summary struct {
 	Metadata       json.RawMessage `json:"metadata"`
 	PreviewURL     string          `json:"previewUrl"`
 	ResourceLimits Limits          `json:"resourceLimits"`
+}
+
+// Listed is a session in a list, with what its node tells of it: all of that is left out
+// where it has told nothing.
+type Listed struct {
+	Summary
+	Usage           *Usage      `json:"usage,omitempty"`
+	ActiveProcesses *int        `json:"activeProcesses,omitempty"`
+	AwakeBecause    []string    `json:"awakeBecause,omitempty"`
+	NextTransition  *Transition `json:"nextTransition,omitempty"`
 }
 
 // Session is one session, with what it does.

@@ -29,7 +29,7 @@ func TestTypes(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, v := range map[string]any{
-		"CreateRequest": CreateRequest{}, "Created": Created{}, "Summary": Summary{}, "Session": Session{}, "Usage": Usage{},
+		"CreateRequest": CreateRequest{}, "Created": Created{}, "Listed": Listed{}, "Session": Session{}, "Usage": Usage{},
 		"Transition": Transition{}, "Durability": Durability{}, "Limits": Limits{}, "LimitsRequest": LimitsRequest{},
 		"Execution": Result{}, "Process": Process{}, "Killed": Killed{}, "File": Entry{}, "Unpacked": Unpacked{},
 	} {

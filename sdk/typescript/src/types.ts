@@ -13,7 +13,7 @@ export type Session = WithId<Wire['Created']>;
 /** What there is to know of a session. */
 export type SessionInfo = WithId<Wire['Session']>;
 /** A session in a list. */
-export type SessionSummary = WithId<Wire['Summary']>;
+export type SessionSummary = WithId<Wire['Listed']>;
 /** Memory and disk in MB, CPU in cores, time-out of executions in seconds. */
 export type ResourceLimits = Wire['Limits'];
 /** `idle`: its processes stand still. `deep-sleep`: it is its files, in the object store. */
