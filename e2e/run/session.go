@@ -156,6 +156,7 @@ func (s *session) howTo(system *stack.Stack) string {
 
   API      %s
   API key  %s
+  console  %s/console
   session  %s
   preview  %s
   logs     %s/*.log
@@ -173,6 +174,6 @@ or, in a terminal of its own (docs/cli.md):
 out/bin/buntime shell %s
 
 Ctrl-C ends everything.
-`, s.output, s.preview, system.URL, system.Keys[0].Key, s.ID, s.PreviewURL, system.Dir, filepath.Join(system.Dir, envFile),
+`, s.output, s.preview, system.URL, system.Keys[0].Key, system.URL, s.ID, s.PreviewURL, system.Dir, filepath.Join(system.Dir, envFile),
 		curl, system.URL, curl, s.ID, system.URL, s.PreviewURL, filepath.Join(system.Dir, envFile), s.ID)
 }
