@@ -156,15 +156,21 @@ func (a *Agent) sweep(ctx context.Context) {
 	}
 }
 
-// Close stops serving and leaves the sandboxes as they are.
+// lastAnswers is how long requests under way may take when the plugin ends. go-plugin
+// kills it 2 s after it was told to.
+const lastAnswers = time.Second
+
+// Close stops serving and leaves the sandboxes as they are. A request that is under way,
+// and short, is answered: nobody else could say whether it was done.
 func (a *Agent) Close() error {
-	a.cancel()
 	a.mu.Lock()
 	open := make([]*instance, 0, len(a.instances))
 	for i := range a.instances {
 		open = append(open, i)
 	}
 	a.mu.Unlock()
+	a.answerLast(open)
+	a.cancel()
 	for _, i := range open {
 		i.let(errPluginStops)
 		i.box.Close()
@@ -174,6 +180,25 @@ func (a *Agent) Close() error {
 		a.restorer.Close()
 	}
 	return errors.Join(a.node.Close(), a.closeStore())
+}
+
+// answerLast takes no more requests, and waits for those under way.
+func (a *Agent) answerLast(open []*instance) {
+	ctx, cancel := context.WithTimeout(context.Background(), lastAnswers)
+	defer cancel()
+	var all sync.WaitGroup
+	defer all.Wait()
+	for _, i := range open {
+		i.serving.Lock()
+		s := i.session
+		i.serving.Unlock()
+		if s == nil {
+			continue
+		}
+		for _, srv := range s.servers {
+			all.Go(func() { _ = srv.http.Shutdown(ctx) }) // what outlasts it is cut off
+		}
+	}
 }
 
 // errPluginStops ends what serves a sandbox, not the sandbox.

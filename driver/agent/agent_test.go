@@ -346,6 +346,29 @@ func (f *fixture) restart(t testing.TB) {
 	}
 }
 
+// TestLastAnswers: an execution that is under way when the plugin is to end, and short, is
+// answered.
+func TestLastAnswers(t *testing.T) {
+	f := newFixture(t)
+	f.run(t, map[string]any{"code": "1"})
+	done := make(chan Result, 1)
+	go func() {
+		done <- f.run(t, map[string]any{"command": "touch begun; sleep 0.2; echo done"})
+	}()
+	for deadline := time.Now().Add(10 * time.Second); f.call(t, "GET", "/v1/files/read?path=begun", nil, nil) != 200; {
+		if time.Now().After(deadline) {
+			t.Fatal("it has not begun for 10 s")
+		}
+	}
+	f.restart(t)
+	if r := <-done; r.Stdout != "done\n" {
+		t.Errorf("got %+v", r)
+	}
+	if r := f.run(t, map[string]any{"command": "echo again"}); r.Stdout != "again\n" {
+		t.Errorf("got %+v", r)
+	}
+}
+
 // TestExpiry wants the node to end a session by itself when its time has come,
 // with nobody asking, and as a success.
 func TestExpiry(t *testing.T) {
