@@ -3,7 +3,8 @@
 
 // Command buntime-frontend serves the HTTP API and the previews of sessions.
 // With the argument new-key it makes an API key for the configuration file instead, with
-// keys it manages those in Consul, and with -check it says what its configuration is.
+// keys it manages those in Consul, with backup and restore it copies all sessions, and with
+// -check it says what its configuration is.
 package main
 
 import (
@@ -18,6 +19,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/buntime/buntime/driver/snapshot/backend"
+	"github.com/buntime/buntime/driver/snapshot/store"
+	"github.com/buntime/buntime/frontend/backup"
 	"github.com/buntime/buntime/frontend/consul"
 	"github.com/buntime/buntime/frontend/keys"
 	"github.com/buntime/buntime/frontend/server"
@@ -38,7 +42,9 @@ const usage = `usage:
   buntime-frontend new-key                                       print a new API key, and its hash for the configuration
   buntime-frontend [-config FILE] [-SETTING VALUE]... keys ...   manage the API keys in Consul, as follows
 
-` + keys.Usage + `
+` + keys.Usage + `  buntime-frontend [-config FILE] [-SETTING VALUE]... backup DIR    copy all sessions, keys and receipts to a directory
+  buntime-frontend [-config FILE] [-SETTING VALUE]... restore DIR   bring them back; no front-end may run, nor Consul have sessions
+
 Settings come from flags, from the environment and from the file, in this order: pool.max_age of the file is
 BUNTIME_FRONTEND_POOL_MAX_AGE and -pool-max-age. Secrets can be in files: -node-secret-file FILE.
 `
@@ -58,6 +64,10 @@ func run(args []string, out io.Writer) error {
 	}
 	switch flags.Arg(0) {
 	case "", "keys":
+	case "backup", "restore":
+		if flags.NArg() != 2 {
+			return fmt.Errorf("%s: name one directory", flags.Arg(0))
+		}
 	case "new-key":
 		return newKey(out)
 	default:
@@ -75,6 +85,8 @@ func run(args []string, out io.Writer) error {
 		return set.Print(out)
 	case flags.Arg(0) == "keys":
 		return manageKeys(config, flags.Args()[1:], out)
+	case flags.NArg() > 0:
+		return copySessions(config, flags.Arg(0), flags.Arg(1), out)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer context.AfterFunc(ctx, stop)() // a second signal ends it at once
@@ -94,6 +106,36 @@ func manageKeys(config *server.Config, args []string, out io.Writer) error {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), keysTimeout, fmt.Errorf("no answer in %v", keysTimeout))
 	defer cancel()
 	return keys.Command(ctx, keys.NewManager(store), args, out)
+}
+
+// copySessions backs up, or restores.
+func copySessions(config *server.Config, what, dir string, out io.Writer) error {
+	if !config.Store.Named() {
+		return errors.New(what + ": name the nodes' store in the configuration, store.dir or store.swift")
+	}
+	records, err := consul.NewStore(config.Consul)
+	if err != nil {
+		return err
+	}
+	defer records.Close()
+	objects, closer, err := backend.Open(config.Store)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	do := map[string]func(context.Context, *consul.Store, store.Store, string) (backup.Result, error){
+		"backup": backup.Save, "restore": backup.Load,
+	}[what]
+	r, err := do(ctx, records, objects, dir)
+	if err := errors.Join(err, closer()); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	fmt.Fprintf(out, "%s: %d sessions, %d copied with %d bytes\n", what, r.Sessions, r.Copied, r.Bytes)
+	for _, id := range r.Without {
+		fmt.Fprintf(out, "not in it, as nothing of it is stored yet: %s\n", id)
+	}
+	return nil
 }
 
 // newKey prints a key, which is kept nowhere, and what the configuration has of it.
