@@ -109,3 +109,19 @@ func (s *Stack) Wait(ctx context.Context) error {
 		return nil
 	}
 }
+
+// Use has the parts that start from now on run the programs of another build: what
+// Options.Out is at first.
+func (s *Stack) Use(ctx context.Context, out string) error {
+	tools, err := findTools(ctx, out)
+	if err != nil {
+		return err
+	}
+	s.tools = tools
+	for _, c := range s.Clients {
+		if _, err := c.write(tools.runsc); err != nil {
+			return err
+		}
+	}
+	return nil
+}

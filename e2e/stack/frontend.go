@@ -49,8 +49,6 @@ func (s *Stack) newFrontend(n int) (*Frontend, error) {
 		"store":          s.store(),
 		// Tests count what runs on the machine: nothing does that nobody asked for.
 		"pool": map[string]any{"off": true},
-		// No proxy has to notice.
-		"shutdown_delay": "0s",
 	}
 	maps.Copy(config, s.options.Frontend)
 	path, err := s.writeJSON(f.name+".json", config)
@@ -58,7 +56,9 @@ func (s *Stack) newFrontend(n int) (*Frontend, error) {
 		return nil, err
 	}
 	f.start = func(context.Context) (*process, error) {
-		return s.spawn(f.name, nil, s.tools.frontend, "-config", path)
+		// A variable, of which front-ends of before it was one take no notice.
+		delay := "BUNTIME_FRONTEND_SHUTDOWN_DELAY=" + s.options.ShutdownDelay.String()
+		return s.spawn(f.name, []string{delay}, s.tools.frontend, "-config", path)
 	}
 	f.ready = func(ctx context.Context) error {
 		_, err := get(ctx, f.URL+"/readyz")

@@ -85,6 +85,8 @@ type Options struct {
 	Frontend map[string]any
 	// IdleAfter, SleepAfter and CheckpointEvery are the plugin's. Default: its own.
 	IdleAfter, SleepAfter, CheckpointEvery time.Duration
+	// ShutdownDelay is the front-ends'. Default: none, as no proxy has to notice.
+	ShutdownDelay time.Duration
 	// Env is more of the environment of all parts, as NAME=value.
 	Env []string
 	// SmallChroot has Nomad put only what Bun and a shell need into the root of a
