@@ -64,6 +64,11 @@ var pluginConfigSpec = hclspec.NewObject(map[string]*hclspec.Spec{
 	"node_secret_file": hclspec.NewAttr("node_secret_file", "string", false),
 	"preview_access":   hclspec.NewAttr("preview_access", "string", false),
 	"runner_memory":    hclspec.NewAttr("runner_memory", "number", false),
+	"metrics": hclspec.NewBlock("metrics", false, hclspec.NewObject(map[string]*hclspec.Spec{
+		"address":    hclspec.NewAttr("address", "string", false),
+		"token":      hclspec.NewAttr("token", "string", false),
+		"token_file": hclspec.NewAttr("token_file", "string", false),
+	})),
 	"consul": hclspec.NewBlock("consul", false, hclspec.NewObject(map[string]*hclspec.Spec{
 		"address":    hclspec.NewAttr("address", "string", false),
 		"token":      hclspec.NewAttr("token", "string", false),

@@ -13,7 +13,9 @@ import (
 	"github.com/hashicorp/consul/api"
 	"github.com/hashicorp/nomad/nomad/structs"
 
+	"github.com/buntime/buntime/driver/calls"
 	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/metrics"
 )
 
 // claimTimeout bounds the way to Consul and back: usually half a millisecond,
@@ -47,6 +49,11 @@ func newConsulKV(config ConsulConfig) (*api.KV, error) {
 	if config.Token != "" {
 		settings.Token = config.Token
 	}
+	var err error
+	if settings.HttpClient, err = api.NewHttpClient(settings.Transport, settings.TLSConfig); err != nil {
+		return nil, fmt.Errorf("configure Consul client: %w", err)
+	}
+	settings.HttpClient.Transport = calls.Measured(settings.HttpClient.Transport, calls.Consul, metrics.Consul())
 	client, err := api.NewClient(settings)
 	if err != nil {
 		return nil, fmt.Errorf("configure Consul client: %w", err)

@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/base"
 
 	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/metrics"
 	"github.com/buntime/buntime/driver/sandbox"
 	"github.com/buntime/buntime/driver/sandbox/network"
 	"github.com/buntime/buntime/driver/snapshot/backend"
@@ -73,10 +74,12 @@ type Config struct {
 	NodeSecret []byte
 	// PreviewAccess says whose requests the preview ports of sessions take.
 	PreviewAccess Access
-	Consul        ConsulConfig
-	Network       NetworkConfig
-	IDs           IDRange
-	Life          LifeConfig
+	// Metrics says where the node's metrics are to be read.
+	Metrics metrics.Config
+	Consul  ConsulConfig
+	Network NetworkConfig
+	IDs     IDRange
+	Life    LifeConfig
 	// Store is where snapshots of sessions go. Default: a directory below StateDir,
 	// which no other node can read.
 	Store    backend.Config
@@ -158,6 +161,7 @@ type rawConfig struct {
 	NodeSecret    string     `codec:"node_secret"`
 	SecretFile    string     `codec:"node_secret_file"`
 	PreviewAccess string     `codec:"preview_access"`
+	Metrics       rawMetrics `codec:"metrics"`
 	Consul        rawConsul  `codec:"consul"`
 	Network       rawNetwork `codec:"network"`
 	IDs           rawIDs     `codec:"ids"`
@@ -165,6 +169,12 @@ type rawConfig struct {
 	Store         rawStore   `codec:"store"`
 	Defaults      rawLimits  `codec:"defaults"`
 	RunnerMemory  any        `codec:"runner_memory"`
+}
+
+type rawMetrics struct {
+	Address   string `codec:"address"`
+	Token     string `codec:"token"`
+	TokenFile string `codec:"token_file"`
 }
 
 type rawConsul struct {
@@ -233,6 +243,7 @@ func parseConfig(data []byte) (*Config, error) {
 		RunscGiven:    raw.Runsc != "",
 		NodeSecret:    []byte(or(raw.NodeSecret, os.Getenv(secretEnv))),
 		PreviewAccess: Access(or(raw.PreviewAccess, string(AccessAny))),
+		Metrics:       metrics.Config{Address: raw.Metrics.Address, Token: raw.Metrics.Token},
 		Consul: ConsulConfig{
 			Address: raw.Consul.Address,
 			Token:   raw.Consul.Token,
@@ -259,6 +270,9 @@ func parseConfig(data []byte) (*Config, error) {
 	}
 	if config.PreviewAccess != AccessAny && config.PreviewAccess != AccessFrontEnd {
 		return nil, fmt.Errorf("plugin config: preview_access is %q or %q, not %q", AccessAny, AccessFrontEnd, config.PreviewAccess)
+	}
+	if err := config.Metrics.Check(); err != nil {
+		return nil, fmt.Errorf("plugin config: metrics: %w", err)
 	}
 	var err error
 	if config.Network, err = raw.Network.parse(); err != nil {
@@ -302,6 +316,7 @@ func (raw *rawConfig) readSecrets() error {
 	secrets := []secret{
 		{"node_secret", &raw.NodeSecret, raw.SecretFile},
 		{"consul.token", &raw.Consul.Token, raw.Consul.TokenFile},
+		{"metrics.token", &raw.Metrics.Token, raw.Metrics.TokenFile},
 	}
 	if swift := raw.Store.Swift; swift != nil {
 		secrets = append(secrets,

@@ -15,6 +15,8 @@ import (
 	"github.com/hashicorp/nomad/plugins/drivers"
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
 	"github.com/shoenig/test/must"
+
+	"github.com/buntime/buntime/driver/metrics"
 )
 
 // builtin are the limits of a node whose configuration names none.
@@ -66,6 +68,17 @@ func TestPluginConfigDefaults(t *testing.T) {
 	}
 	_, err := parseConfig(nil) // an agent without a block for the plugin
 	must.NoError(t, err)
+}
+
+func TestPluginMetrics(t *testing.T) {
+	config, err := parsePluginHCL(t, `metrics {
+		address = "10.0.0.7:9464"
+		token   = "0123456789abcdef"
+	}`)
+	must.NoError(t, err)
+	must.Eq(t, metrics.Config{Address: "10.0.0.7:9464", Token: "0123456789abcdef"}, config.Metrics)
+	_, err = parsePluginHCL(t, `metrics { address = "10.0.0.7:9464" }`)
+	must.ErrorContains(t, err, "metrics: address 10.0.0.7:9464 is open to other machines")
 }
 
 func TestPluginConfig(t *testing.T) {

@@ -20,12 +20,14 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/buntime/buntime/driver"
+	"github.com/buntime/buntime/driver/metrics"
 	"github.com/buntime/buntime/driver/restorer"
 	"github.com/buntime/buntime/driver/sandbox"
 	"github.com/buntime/buntime/driver/sandbox/cgroup"
 	"github.com/buntime/buntime/driver/sandbox/network"
 	"github.com/buntime/buntime/driver/snapshot"
 	"github.com/buntime/buntime/driver/snapshot/backend"
+	"github.com/buntime/buntime/driver/snapshot/store"
 )
 
 const (
@@ -93,11 +95,11 @@ func open(ctx context.Context, config *driver.Config, log hclog.Logger, without 
 	if err != nil {
 		return nil, err
 	}
-	store, closeStore, err := backend.Open(config.Store)
+	objects, closeStore, err := backend.Open(config.Store)
 	if err != nil {
 		return nil, errors.Join(err, node.Close())
 	}
-	snapshots, err := snapshot.New(store, snapshot.Config{})
+	snapshots, err := snapshot.New(store.Observed(objects, metrics.Store), snapshot.Config{})
 	if err != nil {
 		return nil, errors.Join(err, closeStore(), node.Close())
 	}
@@ -106,6 +108,9 @@ func open(ctx context.Context, config *driver.Config, log hclog.Logger, without 
 	a.openRestorer(ctx)
 	a.tasks.Go(func() { a.sweep(ctx) })
 	a.tasks.Go(func() { a.keepFavour(ctx) })
+	if config.Metrics.Address != "" {
+		a.tasks.Go(func() { metrics.Serve(ctx, config.Metrics, census{a}, log.Named("metrics")) })
+	}
 	return a, nil
 }
 
@@ -117,6 +122,7 @@ func (a *Agent) openRestorer(ctx context.Context) {
 	c := restorer.Config{Path: a.config.Restorer, Env: driver.Environ(), StateDir: a.config.StateDir}
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
+	watchRestorer(&c)
 	if err := c.Supported(ctx); err != nil {
 		a.log.Info("sessions wake when all of their files are there", "because", err)
 		return
@@ -206,6 +212,16 @@ var errPluginStops = errors.New("the driver plugin is stopping")
 
 // Start implements driver.Runtime.
 func (a *Agent) Start(ctx context.Context, task *driver.Task) (driver.Instance, error) {
+	begin := time.Now()
+	i, err := a.start(ctx, task)
+	metrics.Start(kindOf(task)).Since(begin, err)
+	if err != nil {
+		return nil, err // and no interface that is not nil
+	}
+	return i, nil
+}
+
+func (a *Agent) start(ctx context.Context, task *driver.Task) (*instance, error) {
 	spec, err := specOf(task)
 	if err != nil {
 		return nil, err
@@ -241,6 +257,16 @@ func (a *Agent) Start(ctx context.Context, task *driver.Task) (driver.Instance, 
 
 // Recover implements driver.Runtime.
 func (a *Agent) Recover(ctx context.Context, task *driver.Task, state []byte) (driver.Instance, error) {
+	begin := time.Now()
+	i, err := a.recover(ctx, task, state)
+	metrics.Recovers.Since(begin, err)
+	if err != nil {
+		return nil, err
+	}
+	return i, nil
+}
+
+func (a *Agent) recover(ctx context.Context, task *driver.Task, state []byte) (*instance, error) {
 	st, err := sandbox.UnmarshalState(state)
 	if err != nil {
 		return nil, err
@@ -348,7 +374,7 @@ func (a *Agent) newSession(task *driver.Task, box *sandbox.Sandbox) (*Session, e
 	}
 	s.life = newLife(schedule{
 		idleAfter: a.config.Life.IdleAfter, sleepAfter: a.config.Life.SleepAfter, expires: task.Session.ExpiresAt,
-	}, box.Group(), notedActivity(box), s.log)
+	}, watched{box.Group()}, notedActivity(box), s.log)
 	s.keeper = newKeeper(s, a.snapshots, task.Rests, a.config.Life.CheckpointEvery)
 	s.keeper.turns = a.saves
 	s.life.note, s.life.leaving, s.life.returning, s.life.evict = s.noteActivity, s.lookAround, s.keeper.retract, s.interrupt

@@ -15,6 +15,7 @@ import (
 
 	"github.com/buntime/buntime/driver"
 	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/metrics"
 	"github.com/buntime/buntime/driver/restorer"
 	"github.com/buntime/buntime/driver/sandbox"
 	"github.com/buntime/buntime/driver/sandbox/workspace"
@@ -82,7 +83,11 @@ func (a *Agent) source(who snapshot.Session, p snapshot.Pointer, notes string) r
 func (r restored) Serve(ctx context.Context, h workspace.Handover) (workspace.Service, error) {
 	req := restorer.Request{ID: h.ID, Path: h.Path, Image: h.Image, Device: h.Device, Restore: r.restore}
 	if r.restore != nil {
-		req.Learnt = func(early []uint32) { r.agent.snapshots.Learn(r.restore.Session.ID, early) }
+		begin := time.Now()
+		req.Learnt = func(early []uint32) {
+			metrics.Restores.Since(begin, nil)
+			r.agent.snapshots.Learn(r.restore.Session.ID, early)
+		}
 	}
 	served, err := r.agent.restorer.Serve(ctx, req)
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+
+	"github.com/buntime/buntime/driver/metrics"
 )
 
 // Error is an answer that is no success, in the shape that clients see: the
@@ -93,6 +95,7 @@ type envelope struct {
 
 func writeError(w http.ResponseWriter, err error) {
 	e := asError(err)
+	metrics.Refused(e.Code)
 	if e.RetryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(e.RetryAfter))
 	}

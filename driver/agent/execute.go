@@ -11,9 +11,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
 	"github.com/buntime/buntime/driver/guest/wire"
+	"github.com/buntime/buntime/driver/metrics"
 	"github.com/buntime/buntime/driver/sandbox"
 )
 
@@ -28,6 +30,8 @@ type ExecuteRequest struct {
 	Timeout    float64 `json:"timeout,omitempty"`
 	WorkingDir string  `json:"workingDir,omitempty"`
 	Stream     bool    `json:"stream,omitempty"`
+
+	request string // the id of the request, for the log
 }
 
 // FileContent is a file to write before the execution starts.
@@ -60,7 +64,7 @@ func (s *Session) execute(ctx context.Context, req ExecuteRequest) (*execution, 
 	if req.Timeout > 0 {
 		timeout = time.Duration(req.Timeout * float64(time.Second))
 	}
-	l := label{ExecutionID: req.ExecutionID, Code: req.Code != nil}
+	l := label{ExecutionID: req.ExecutionID, Request: req.request, Code: req.Code != nil}
 	for _, f := range req.Files {
 		name, _ := clean("files", f.Path)
 		l.FilesWritten = append(l.FilesWritten, name)
@@ -126,6 +130,7 @@ func (s *Session) runCode(ctx context.Context, req ExecuteRequest, l label, dir 
 		if !errors.Is(err, errStale) || attempt == maxStale {
 			return nil, err
 		}
+		metrics.Stale.Inc()
 	}
 }
 
@@ -253,7 +258,7 @@ func (s *Session) follow(e *execution, c *guest) {
 			return // this process lets go; the execution stays, init keeps its output
 		}
 		if err != nil {
-			s.log.Warn("lost an execution", "execution", e.ExecutionID, "error", err)
+			s.logOf(e).Warn("lost an execution", "error", err)
 			e.endedBy(lossReason(e))
 			e.finish(128+9, 9)
 		}
@@ -303,7 +308,7 @@ func (s *Session) occupy(e *execution) (leave func()) {
 	}
 	leave, err := s.life.useMore("execution " + e.ExecutionID)
 	if err != nil { // it was awake to get here, so this is the kernel's fault
-		s.log.Error("could not keep the session awake for an execution", "execution", e.ExecutionID, "error", err)
+		s.logOf(e).Error("could not keep the session awake for an execution", "error", err)
 		return func() {}
 	}
 	return leave
@@ -325,7 +330,7 @@ func (s *Session) settle(e *execution) {
 // have changed since: a last line that was printed while it tore itself down.
 func (s *Session) record(e *execution, r Result) {
 	if err := e.journal.finish(e, r); err != nil {
-		s.log.Warn("could not write the history of an execution", "execution", e.ExecutionID, "error", err)
+		s.logOf(e).Warn("could not write the history of an execution", "error", err)
 	}
 }
 
@@ -373,7 +378,7 @@ func (s *Session) kill(e *execution) {
 	ctx, cancel := context.WithTimeoutCause(s.ctx, killTimeout, errors.New("processes outlived SIGKILL"))
 	defer cancel()
 	if err := e.group.Kill(ctx); err != nil && s.ctx.Err() == nil {
-		s.log.Error("could not end an execution", "execution", e.ExecutionID, "error", err)
+		s.logOf(e).Error("could not end an execution", "error", err)
 	}
 }
 
@@ -411,6 +416,11 @@ func (s *Session) outOfMemory(r Result) *Error {
 		Message: fmt.Sprintf("Session exceeded %s memory limit", limit),
 		Details: map[string]any{"result": r},
 	}
+}
+
+// logOf is the log of what happens to an execution, with the request that it came with.
+func (s *Session) logOf(e *execution) hclog.Logger {
+	return s.log.With("execution", e.ExecutionID, "request", e.Request)
 }
 
 // newExecution begins the clock of an execution.

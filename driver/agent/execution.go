@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/buntime/buntime/driver/guest/wire"
+	"github.com/buntime/buntime/driver/metrics"
 	"github.com/buntime/buntime/driver/sandbox"
 )
 
@@ -62,6 +63,7 @@ type Truncated struct {
 // plugin knows what it finds.
 type label struct {
 	ExecutionID  string    `json:"executionId"`
+	Request      string    `json:"request,omitempty"` // the id of the one it came with
 	Command      string    `json:"command"`
 	Code         bool      `json:"code"`
 	StartedAt    time.Time `json:"startedAt"`
@@ -182,6 +184,7 @@ func (e *execution) background() {
 	}
 	e.collect()
 	e.result = e.measure(0, 0)
+	e.count("background")
 	close(e.answered)
 }
 
@@ -203,8 +206,14 @@ func (e *execution) finish(code, signal int) {
 	e.state = stateExited
 	e.result = e.measure(code, signal)
 	if !wasBackground {
+		e.count(e.result.Reason)
 		close(e.answered)
 	}
+}
+
+// count counts an execution that is answered. Called with mu held.
+func (e *execution) count(reason string) {
+	metrics.Executed(e.Code, reason, time.Duration(e.result.CPUTime)*time.Millisecond)
 }
 
 // collect adds the files that were written to those of the request. Called with

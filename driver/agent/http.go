@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/buntime/buntime/driver/door"
+	"github.com/buntime/buntime/driver/metrics"
 	"github.com/buntime/buntime/driver/tracing"
 )
 
@@ -73,7 +74,15 @@ func (s *Session) serve(l net.Listener, h httpServer, connections int) {
 func (i *instance) api(s *Session, token string) http.Handler {
 	mux := http.NewServeMux()
 	handle := func(pattern string, activity bool, h func(http.ResponseWriter, *http.Request) error) {
+		took := metrics.Route(pattern)
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			begin := time.Now()
+			defer func() {
+				took.Observe(time.Since(begin).Seconds())
+				if s.log.IsDebug() {
+					s.log.Debug("request", "request", door.RequestID(r.Header), "route", pattern, "took", time.Since(begin))
+				}
+			}()
 			ctx, span := tracing.Continue(r.Context(), r, pattern)
 			if span.IsRecording() {
 				span.SetAttributes(tracing.Session.String(s.ID))
@@ -97,6 +106,7 @@ func (i *instance) api(s *Session, token string) http.Handler {
 				}
 			}
 			if err := h(w, r); err != nil {
+				s.tell(r, pattern, err)
 				writeError(w, err)
 			}
 		})
@@ -132,6 +142,13 @@ func (i *instance) api(s *Session, token string) http.Handler {
 		}
 		mux.ServeHTTP(w, r)
 	})
+}
+
+// tell logs why a request is answered with an error that is not its own fault.
+func (s *Session) tell(r *http.Request, route string, err error) {
+	if e := asError(err); e.Status == http.StatusInternalServerError || e.Status == http.StatusServiceUnavailable {
+		s.log.Warn("could not serve a request", "request", door.RequestID(r.Header), "route", route, "error", err)
+	}
 }
 
 // answering answers with the error of h, if it has one.
@@ -183,6 +200,7 @@ func (s *Session) serveExecute(w http.ResponseWriter, r *http.Request) error {
 		return invalid("executionId", "executionId is missing")
 	}
 	begin := time.Now()
+	req.request = door.RequestID(r.Header)
 	ctx, began := tracing.Span(r.Context(), "begin", tracing.Execution.String(req.ExecutionID))
 	e, err := s.begin(ctx, req)
 	began()

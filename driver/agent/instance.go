@@ -18,6 +18,7 @@ import (
 	"github.com/buntime/buntime/driver"
 	"github.com/buntime/buntime/driver/claim"
 	"github.com/buntime/buntime/driver/guest/wire"
+	"github.com/buntime/buntime/driver/metrics"
 	"github.com/buntime/buntime/driver/relay"
 	"github.com/buntime/buntime/driver/sandbox"
 )
@@ -37,8 +38,10 @@ type instance struct {
 	expiry *time.Timer
 	slot   slot
 
-	sleepy  atomic.Bool // sleepBySelf runs
-	serving sync.Mutex  // held while it is reopened
+	purpose atomic.Pointer[string] // why the sandbox is ended, if it is on purpose
+	tally   sync.Once              // of Wait
+	sleepy  atomic.Bool            // sleepBySelf runs
+	serving sync.Mutex             // held while it is reopened
 	closing sync.Once
 	closed  chan struct{}
 }
@@ -134,6 +137,12 @@ func (i *instance) live(s *Session, before bool) {
 	})
 }
 
+// Why a recovered sandbox is ended at once.
+const (
+	slotOver  = "slot of an earlier process"
+	notedOver = "noted as over"
+)
+
 // meet looks what has become of a recovered session while nobody served it: whether
 // an earlier process of the plugin, or a front-end, has noted that this life of it is
 // over. Then it ends: whatever came to it now would be lost. So does a slot: it was
@@ -143,7 +152,7 @@ func (i *instance) meet(ctx context.Context) (over, idle bool, err error) {
 		if vacant, err := i.meetSlot(ctx); err != nil {
 			return false, false, err
 		} else if vacant {
-			return true, false, i.end(ctx, "slot of an earlier process")
+			return true, false, i.end(ctx, slotOver)
 		}
 	}
 	rest, _, err := i.task.Rests.Load(ctx, i.task.Session.Epoch)
@@ -151,7 +160,7 @@ func (i *instance) meet(ctx context.Context) (over, idle bool, err error) {
 		return false, false, fmt.Errorf("look whether the session is still this node's: %w", err)
 	}
 	if rest.Over() {
-		return true, false, i.end(ctx, "noted as over")
+		return true, false, i.end(ctx, notedOver)
 	}
 	idle, err = i.box.Group().Frozen()
 	return false, idle, err
@@ -297,6 +306,13 @@ func (i *instance) Wait(ctx context.Context) (driver.Exit, error) {
 			out.OOMKilled = st.OOMKills > 0
 		}
 	}
+	i.tally.Do(func() {
+		purpose := ""
+		if p := i.purpose.Load(); p != nil {
+			purpose = *p
+		}
+		metrics.Ends(i.ends(out, purpose)).Inc()
+	})
 	return out, nil
 }
 
@@ -388,6 +404,7 @@ func (i *instance) Stop(ctx context.Context, sig unix.Signal, timeout time.Durat
 
 // end is a session's end on purpose, which for Nomad is success.
 func (i *instance) end(ctx context.Context, why string) error {
+	i.purpose.CompareAndSwap(nil, &why)
 	i.agent.log.Info("session ends on this node", "session", i.task.Session.ID, "because", why)
 	if err := i.box.End(); err != nil {
 		return err

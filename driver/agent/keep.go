@@ -12,6 +12,7 @@ import (
 
 	"github.com/buntime/buntime/driver"
 	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/metrics"
 	"github.com/buntime/buntime/driver/sandbox/workspace"
 	"github.com/buntime/buntime/driver/snapshot"
 )
@@ -159,7 +160,15 @@ func (k *keeper) save(ctx context.Context, final bool) error {
 		}
 		k.mu.Unlock()
 	}
+	kind := "checkpoint"
+	if final {
+		kind = "final"
+	}
+	begin := time.Now()
 	err := k.trySave(ctx, final)
+	if !errors.Is(err, errAwaited) && !errors.Is(err, context.Canceled) { // that somebody came is no news of the store
+		metrics.Snapshot(kind).Since(begin, err)
+	}
 	if err != nil && !errors.Is(err, errAwaited) && !errors.Is(err, context.Canceled) {
 		k.mu.Lock()
 		k.problem = err.Error()
@@ -204,12 +213,14 @@ func (k *keeper) trySave(ctx context.Context, final bool) error {
 		return fmt.Errorf("count files: %w", err)
 	}
 	who := snapshot.Session{ID: s.ID, Key: key, Expires: expires}
-	pointer, _, err := k.repo.Snapshot(ctx, snapshot.Request{
+	pointer, stats, err := k.repo.Snapshot(ctx, snapshot.Request{
 		Session: who, Epoch: s.Epoch, Last: k.last.Snapshot, Image: w.Image(), Live: w,
 	})
+	metrics.Stored(stats.Read, stats.Changed, stats.Uploaded)
 	if err != nil {
 		return fmt.Errorf("store a snapshot: %w", err)
 	}
+	metrics.Pauses.Observe(stats.Paused.Seconds())
 	_, active, _, _ := s.life.look()
 	rest := claim.Rest{
 		Session: s.ID, Epoch: s.Epoch, Alloc: s.Alloc, Snapshot: pointer, Files: files, LastActive: active.UTC(),
@@ -354,6 +365,7 @@ func (k *keeper) run(ctx context.Context, fenced func()) {
 		case err == nil || ended && ctx.Err() == nil && errors.Is(err, context.Canceled), ctx.Err() != nil:
 		case errors.Is(err, driver.ErrFenced):
 			k.session.log.Error("the session is over here, or lives elsewhere; what is here does not count any more")
+			metrics.Fenced.Inc()
 			fenced()
 			return
 		default:

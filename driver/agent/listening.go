@@ -49,7 +49,7 @@ func (s *Session) awaitListening(e *execution) {
 	repeat(ctx, e.ended, &s.looking, func() bool {
 		ports, any := s.listening(ctx, s.pids(e))
 		if any {
-			s.log.Debug("execution stays in the background", "execution", e.ExecutionID, "ports", ports)
+			s.logOf(e).Debug("execution stays in the background", "ports", ports)
 			e.background()
 		}
 		return any

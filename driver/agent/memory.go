@@ -79,7 +79,7 @@ func (s *Session) endLargest(units sandbox.Inspector, kills uint64) {
 		if i < 0 {
 			continue // a runner that waits
 		}
-		s.log.Debug("execution holds too much memory", "execution", live[i].ExecutionID, "bytes", u.Memory)
+		s.logOf(live[i]).Debug("execution holds too much memory", "bytes", u.Memory)
 		live[i].endedBy(reasonOOM)
 		s.kill(live[i])
 		return

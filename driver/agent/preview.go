@@ -17,6 +17,7 @@ import (
 
 	"github.com/buntime/buntime/driver"
 	"github.com/buntime/buntime/driver/door"
+	"github.com/buntime/buntime/driver/metrics"
 	"github.com/buntime/buntime/driver/relay"
 )
 
@@ -55,7 +56,9 @@ func (s *Session) preview(token string, access driver.Access) http.Handler {
 		ErrorHandler: s.previewError,
 		ErrorLog:     s.log.StandardLogger(nil),
 	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return http.HandlerFunc(func(to http.ResponseWriter, r *http.Request) {
+		w := &door.Statused{ResponseWriter: to}
+		defer func() { metrics.Previewed(w.Status) }()
 		if err := relay.Failure(r.Context()); err != nil {
 			s.previewError(w, r, err)
 			return

@@ -12,6 +12,7 @@ import (
 
 	"github.com/buntime/buntime/driver"
 	"github.com/buntime/buntime/driver/door"
+	"github.com/buntime/buntime/driver/metrics"
 	"github.com/buntime/buntime/driver/relay"
 )
 
@@ -52,7 +53,12 @@ func (i *instance) relayPolicy(s *Session, token string, access driver.Access) r
 			t.Lines = forwardedLines(t.Lines, c.IP(), r)
 		}
 		t.Touch, t.Answered = touch, leave
-		t.Ended = func(int) { leave() }
+		t.Ended = func(status int) {
+			leave()
+			if status >= 0 { // else preview's handler has it
+				metrics.Previewed(status)
+			}
+		}
 		return true
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/driver/guest/wire"
 	"github.com/buntime/buntime/driver/sandbox"
 )
@@ -28,6 +29,9 @@ func (s *Session) recover(ctx context.Context) error {
 		var l label
 		if x.State == "prepared" || json.Unmarshal([]byte(x.Label), &l) != nil || l.ExecutionID == "" {
 			continue
+		}
+		if !door.ValidRequestID(l.Request) { // it comes from inside
+			l.Request = ""
 		}
 		g, err := s.box.Units().Open(x.ID)
 		if err != nil {
@@ -59,7 +63,7 @@ func (s *Session) recover(ctx context.Context) error {
 	}
 	for unit, e := range found {
 		if err := s.adopt(ctx, listed[unit], e); err != nil {
-			s.log.Warn("could not follow an execution again", "execution", e.ExecutionID, "error", err)
+			s.logOf(e).Warn("could not follow an execution again", "error", err)
 			s.remove(e.group)
 		}
 	}

@@ -15,21 +15,25 @@ import (
 
 	"github.com/buntime/buntime/driver"
 	"github.com/buntime/buntime/driver/guest/wire"
+	"github.com/buntime/buntime/driver/metrics"
 )
 
 // rest brings the session to deep sleep as far as it is in the store, and the note
 // in KV says so. letGo has to follow.
 func (i *instance) rest(ctx context.Context, s *Session, way how) error {
+	begin := time.Now()
 	err := s.life.rest(ctx, way, func(ctx context.Context) error {
 		s.awaitRecords(ctx)
 		s.noteProcesses()
 		err := s.keeper.save(ctx, true)
 		if errors.Is(err, driver.ErrFenced) {
 			s.log.Error("the session is over here, or lives elsewhere; what is here does not count any more")
+			metrics.Fenced.Inc()
 			return nil
 		}
 		return err
 	})
+	slept(way, begin, err)
 	if err == nil {
 		s.keeper.repo.Forget(s.ID)
 	}

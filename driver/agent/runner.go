@@ -15,6 +15,7 @@ import (
 
 	"github.com/buntime/buntime/driver"
 	"github.com/buntime/buntime/driver/guest/wire"
+	"github.com/buntime/buntime/driver/metrics"
 	"github.com/buntime/buntime/driver/sandbox"
 )
 
@@ -90,6 +91,7 @@ func newUnit(kind string) string { return kind + "-" + strings.ToLower(rand.Text
 func (r *runners) prepare(ctx context.Context, dir string) (*runner, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, prepareTimeout, errors.New("the runner did not start in time"))
 	defer cancel()
+	begin := time.Now()
 	unit := newUnit(runnerUnit)
 	g, err := r.session.box.Units().New(unit)
 	if err != nil {
@@ -99,6 +101,9 @@ func (r *runners) prepare(ctx context.Context, dir string) (*runner, error) {
 	ev, err := r.session.prepareIn(ctx, unit, dir, g)
 	if err == nil && ev.Event != wire.EventReady {
 		err = errors.New(ev.Error)
+	}
+	if r.session.ctx.Err() == nil {
+		metrics.RunnerStarts.Since(begin, err)
 	}
 	if err != nil {
 		r.session.remove(g)
@@ -115,14 +120,17 @@ func (r *runners) prepare(ctx context.Context, dir string) (*runner, error) {
 // nobody else, or starts one.
 func (r *runners) take(ctx context.Context, dir string) (*runner, error) {
 	if dir != workspaceDir {
+		metrics.Taken("none")
 		return r.prepare(ctx, dir)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.sequence.begun(time.Now())
 	r.stock.rush.begun(time.Now())
+	state := "ready"
 	for {
 		if len(r.ready) > 0 {
+			metrics.Taken(state)
 			run := r.ready[0]
 			r.ready = r.ready[1:]
 			r.unspare(run)
@@ -132,11 +140,13 @@ func (r *runners) take(ctx context.Context, dir string) (*runner, error) {
 			return run, nil
 		}
 		if r.waiting >= r.starting {
+			metrics.Taken("none")
 			r.mu.Unlock()
 			run, err := r.prepare(ctx, dir)
 			r.mu.Lock()
 			return run, err
 		}
+		state = "starting"
 		r.waiting++
 		changed := r.changed
 		r.mu.Unlock()

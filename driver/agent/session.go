@@ -190,7 +190,7 @@ func (s *Session) releaseEmpty(e *execution) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), killTimeout)
 	defer cancel()
 	if err := e.group.Remove(ctx); err != nil {
-		s.log.Warn("could not remove the cgroup of an execution", "execution", e.ExecutionID, "error", err)
+		s.logOf(e).Warn("could not remove the cgroup of an execution", "error", err)
 	}
 }
 

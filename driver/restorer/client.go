@@ -27,6 +27,11 @@ type Config struct {
 	Env  []string
 	// StateDir has the restorer's socket. There is one restorer for each.
 	StateDir string
+	// Started, Up and Fetched, if set, are told what becomes of the restorer: that one
+	// is started, whether there is one, and what it has fetched since it said so last.
+	Started func()
+	Up      func(bool)
+	Fetched func(Fetched)
 }
 
 // Supported says whether the kernel, and the binary, can do what is needed. Another process
@@ -88,9 +93,11 @@ func (c *Client) hold() {
 				_ = send(conn, message{Op: opLeave}) // or it has ended
 				_ = conn.Close()
 			})
+			c.up(err == nil)
 			for err == nil {
-				_, _, err = receive(conn) // it says nothing, until it ends
+				err = c.hear(conn)
 			}
+			c.up(false)
 			if leave() {
 				_ = conn.Close()
 				c.log.Warn("the restorer has ended; starting another")
@@ -101,6 +108,22 @@ func (c *Client) hold() {
 		case <-c.ctx.Done():
 		}
 	}
+}
+
+func (c *Client) up(is bool) {
+	if c.config.Up != nil {
+		c.config.Up(is)
+	}
+}
+
+// hear takes one word of the restorer's. An error says that it has ended.
+func (c *Client) hear(conn *net.UnixConn) error {
+	m, fds, err := receive(conn)
+	closeAll(fds)
+	if err == nil && m.Fetched != nil && c.config.Fetched != nil {
+		c.config.Fetched(*m.Fetched)
+	}
+	return err
 }
 
 // connect connects to the restorer, and starts one if there is none.
@@ -162,6 +185,9 @@ func (c *Client) start() error {
 	})
 	if err != nil {
 		return fmt.Errorf("start restorer: %w", err)
+	}
+	if c.config.Started != nil {
+		c.config.Started()
 	}
 	pid := p.Pid
 	_ = p.Release() // it always does

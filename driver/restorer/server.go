@@ -21,6 +21,7 @@ import (
 
 	"github.com/buntime/buntime/driver/snapshot"
 	"github.com/buntime/buntime/driver/snapshot/backend"
+	"github.com/buntime/buntime/driver/snapshot/store"
 )
 
 const (
@@ -80,6 +81,7 @@ func takeLock(lock *os.File) (bool, error) {
 // server is a restorer. It lives as long as its process, which ends what it has begun.
 type server struct {
 	listener *net.UnixListener
+	fetched  tally
 
 	mu      sync.Mutex
 	images  map[string]*image               // by id
@@ -174,6 +176,11 @@ func (s *server) serve(c *net.UnixConn) {
 		return
 	}
 	closeAll(fds)
+	if m.Op == opHold {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		go s.fetched.tell(ctx, c) // until the connection ends
+	}
 	for m.Op == opHold {
 		next, fds, err := receive(c)
 		closeAll(fds)
@@ -279,11 +286,11 @@ func (s *server) repository(c backend.Config) (*snapshot.Repository, error) {
 	if r := s.repos[string(key)]; r != nil {
 		return r, nil
 	}
-	store, _, err := backend.Open(c) // until the process ends: there is one, rarely two
+	objects, _, err := backend.Open(c) // until the process ends: there is one, rarely two
 	if err != nil {
 		return nil, err
 	}
-	r, err := snapshot.New(store, snapshot.Config{})
+	r, err := snapshot.New(store.Observed(objects, s.fetched.observe), snapshot.Config{})
 	if err == nil {
 		s.repos[string(key)] = r
 	}

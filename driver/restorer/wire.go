@@ -57,6 +57,7 @@ const (
 	saysServing = "serving"
 	saysDone    = "done"
 	saysError   = "error"
+	saysFetched = "fetched" // on the connection of opHold, from time to time
 )
 
 // message is of either side.
@@ -70,6 +71,8 @@ type message struct {
 
 	Error string   `json:",omitempty"`
 	Early []uint32 `json:",omitempty"` // with saysDone: snapshot.Lazy.Learnt
+
+	Fetched *Fetched `json:",omitempty"` // with saysFetched: since the last
 }
 
 // longest is more than any message has, longestError what of an error is told.

@@ -14,6 +14,8 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -58,7 +60,24 @@ func Start(ctx context.Context, service string, failed func(error)) (stop func(c
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(failed))
 	provider := sdk.NewTracerProvider(sdk.WithBatcher(exporter), sdk.WithResource(what))
 	otel.SetTracerProvider(provider)
-	return provider.Shutdown, nil
+	on.Store(true)
+	return func(ctx context.Context) error {
+		on.Store(false)
+		return provider.Shutdown(ctx)
+	}, nil
+}
+
+// on says whether anything is recorded.
+var on atomic.Bool
+
+// Past records a request that is over, of a stranger, that nothing was begun for.
+func Past(name, method string, begin time.Time, status int, attributes ...attribute.KeyValue) {
+	if !on.Load() {
+		return
+	}
+	_, span := tracer.Start(context.Background(), name, trace.WithNewRoot(), trace.WithSpanKind(trace.SpanKindServer),
+		trace.WithTimestamp(begin), trace.WithAttributes(append(attributes, semconv.HTTPRequestMethodKey.String(method))...))
+	Answered(span, status)
 }
 
 func configured(env func(string) string) bool {

@@ -65,6 +65,16 @@ plugin "nomad-driver-bun" {
     # node's memory.
     # runner_memory = 1024
 
+    # Where Prometheus reads the node's metrics.
+    metrics {
+      # An IP address and a port, such as "10.0.0.7:9464". Without it there are none.
+      # address = ""
+
+      # Secret. What Prometheus shows as its authorization: at least 16 characters. On loopback there
+      # need be none.
+      # token = ""
+    }
+
     # Where the node notes which allocation carries a session.
     consul {
       # Default: Consul's usual environment variables, and its own defaults.
