@@ -66,10 +66,10 @@ func (s *Service) gone(ctx context.Context, sess *Session) bool {
 	if err == nil || ctx.Err() != nil {
 		return false
 	}
-	s.Log.Warn("the node of a session is silent", "session", sess.ID, "epoch", sess.Epoch, "err", err)
+	s.Log.WarnContext(ctx, "the node of a session is silent", "session", sess.ID, "epoch", sess.Epoch, "err", err)
 	moved, err := s.moved(ctx, sess)
 	if err != nil && ctx.Err() == nil {
-		s.Log.Warn("look what has become of a session whose node is silent", "session", sess.ID, "err", err)
+		s.Log.WarnContext(ctx, "look what has become of a session whose node is silent", "session", sess.ID, "err", err)
 	}
 	return moved
 }

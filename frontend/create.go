@@ -66,6 +66,14 @@ func (k Key) checkTTL(ttl int) error {
 // a new job is ready: the node holds requests until then. When Create fails, nothing of
 // the session stays; what a crash leaves halfway, Reap ends.
 func (s *Service) Create(ctx context.Context, key Key, r CreateRequest) (*Session, error) {
+	begin, from := s.Now(), FromNone
+	made, err := s.create(ctx, key, r, &from)
+	s.Observer.Created(from, s.Now().Sub(begin), outcome(ctx, err))
+	return made, err
+}
+
+// create is Create, and says what the session comes from.
+func (s *Service) create(ctx context.Context, key Key, r CreateRequest, from *string) (*Session, error) {
 	sess, err := r.session(key, s.Now())
 	if err != nil {
 		return nil, err
@@ -89,10 +97,12 @@ func (s *Service) Create(ctx context.Context, key Key, r CreateRequest) (*Sessio
 			return nil, s.noTurn(ctx, err)
 		}
 		if slot == nil {
+			*from = FromJob
 			made, err := s.startNew(limited, sess, key.Allowed.Sessions)
 			done()
 			return made, err
 		}
+		*from = FromSlot
 		made, err := s.take(limited, sess, slot, key.Allowed.Sessions)
 		if !errors.Is(err, errTaken) {
 			return made, err
@@ -105,7 +115,7 @@ func (s *Service) noTurn(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return err // its maker has gone
 	}
-	s.Log.Error("a create has waited in vain", "waited", claimTimeout, "waiting", s.line.length())
+	s.Log.ErrorContext(ctx, "a create has waited in vain", "waited", claimTimeout, "waiting", s.line.length())
 	return Unavailable("too many sessions are being created at the moment; try again")
 }
 
@@ -191,7 +201,7 @@ func (s *Service) start(ctx context.Context, sess *Session) (*Session, error) {
 func (s *Service) notStarted(ctx context.Context, sess *Session) error {
 	ctx, cancel := cleanup(ctx)
 	defer cancel()
-	s.Log.Error("no node has claimed a session in time", "session", sess.ID, "epoch", sess.Epoch, "waited", claimTimeout, "why", s.Scheduler.Explain(ctx, sess.ID, sess.Epoch))
+	s.Log.ErrorContext(ctx, "no node has claimed a session in time", "session", sess.ID, "epoch", sess.Epoch, "waited", claimTimeout, "why", s.Scheduler.Explain(ctx, sess.ID, sess.Epoch))
 	return Unavailable("no node has taken the session in %v; there may be no room, so try again", claimTimeout)
 }
 
@@ -202,7 +212,7 @@ func (s *Service) undo(ctx context.Context, id string, steps []func(context.Cont
 	s.Forget(id)
 	for _, step := range slices.Backward(steps) {
 		if err := step(ctx); err != nil {
-			s.Log.Warn("undo create", "session", id, "err", err)
+			s.Log.WarnContext(ctx, "undo create", "session", id, "err", err)
 		}
 	}
 }

@@ -34,6 +34,7 @@ func (s *Service) Delete(ctx context.Context, account, id string) error {
 		return NoSession(id)
 	}
 	s.Forget(id)
+	s.Observer.Ended(EndDeleted)
 	s.end(ctx, id)
 	return nil
 }
@@ -45,6 +46,6 @@ func (s *Service) end(ctx context.Context, id string) {
 	ctx, cancel := cleanup(ctx)
 	defer cancel()
 	if err := s.release(ctx, id); err != nil {
-		s.Log.Warn("release ended session; the reaper will try again", "session", id, "err", err)
+		s.Log.WarnContext(ctx, "release ended session; the reaper will try again", "session", id, "err", err)
 	}
 }

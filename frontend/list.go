@@ -95,7 +95,7 @@ func (s *Service) asked(ctx context.Context, sess *Session) *Session {
 		if asleep, serr := s.settle(ctx, sess, false); serr == nil {
 			return asleep
 		}
-		s.Log.Debug("ask node about session", "session", sess.ID, "err", err)
+		s.Log.DebugContext(ctx, "ask node about session", "session", sess.ID, "err", err)
 		return sess
 	}
 	n := *sess

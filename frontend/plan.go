@@ -99,6 +99,8 @@ func (p Plan) Negative() bool {
 // Key is an API key: whose it is and what it allows. The secret itself is kept
 // nowhere, only its hash, by whoever looks keys up.
 type Key struct {
+	// ID names the key to people; it is no secret.
+	ID      string
 	Account string
 	Plan    string // its name
 	Allowed Plan

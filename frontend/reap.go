@@ -38,7 +38,11 @@ func (s *Service) reapOften(ctx context.Context) {
 	tick := time.NewTicker(s.ReapInterval)
 	defer tick.Stop()
 	for {
-		if err := s.Reap(ctx); err != nil && ctx.Err() == nil {
+		err := s.Reap(ctx)
+		if ctx.Err() == nil {
+			s.Observer.Reaped(err)
+		}
+		if err != nil && ctx.Err() == nil {
 			s.Log.Warn("reap", "err", err)
 		}
 		select {
@@ -263,7 +267,11 @@ func (s *Session) over(epoch uint64) bool {
 	return epoch < s.Epoch || epoch == s.Epoch && s.State == StateDeepSleep
 }
 
-const overdueTime = "expired"
+const (
+	overdueTime  = "expired"
+	overdueStart = "not started"
+	overdueDead  = "its job is dead"
+)
 
 // overdue says why a session must be looked after, or "".
 func (s *Service) overdue(sess *Session, alive bool) string {
@@ -274,9 +282,9 @@ func (s *Service) overdue(sess *Session, alive bool) string {
 	case now.Sub(sess.Since) < s.Grace, sess.State == StateDeepSleep:
 		return ""
 	case sess.State == StateStarting:
-		return "not started"
+		return overdueStart
 	case !alive:
-		return "its job is dead"
+		return overdueDead
 	}
 	return ""
 }
@@ -300,6 +308,7 @@ func (s *Service) reap(ctx context.Context, sess *Session, why string) error {
 	if err != nil {
 		return fmt.Errorf("delete record of %s: %w", sess.ID, err)
 	}
+	s.Observer.Ended(endOf(why))
 	s.Forget(sess.ID)
 	return s.release(ctx, sess.ID)
 }
@@ -339,6 +348,7 @@ func (s *Service) rescue(ctx context.Context, sess *Session) (done bool, err err
 			return false, err
 		}
 		s.Log.Warn("session falls back to its last checkpoint", "session", sess.ID, "epoch", sess.Epoch)
+		s.Observer.FellBack()
 	}
 	_, err = s.settle(ctx, sess, true)
 	return err == nil, err

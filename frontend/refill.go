@@ -43,6 +43,9 @@ func (k *keeper) start(ctx context.Context, slot *Slot) {
 		if err != nil && ctx.Err() == nil {
 			k.Log.Warn("make slot", "slot", slot.ID, "err", err)
 		}
+		if ctx.Err() == nil && !errors.Is(err, errLost) {
+			k.Observer.MadeSlot(k.Now().Sub(begin), outcome(ctx, err))
+		}
 		k.made(slot.ID, fresh, k.Now().Sub(begin), err)
 	})
 }

@@ -37,6 +37,8 @@ type Service struct {
 	// Objects has the sessions' snapshots; nil where the store's own expiry is to do.
 	Objects Objects
 	Log     *slog.Logger
+	// Observer is told what becomes of sessions. Default: nobody.
+	Observer Observer
 	// ReapInterval is how often Run looks for what has no owner any more.
 	ReapInterval time.Duration
 	// Grace is how long a session may be starting, and a record be ahead of
@@ -68,7 +70,7 @@ type Service struct {
 // NewService makes a Service with the usual settings.
 func NewService(store Store, scheduler Scheduler, node Node, log *slog.Logger) *Service {
 	s := &Service{
-		Store: store, Scheduler: scheduler, Node: node, Log: log,
+		Store: store, Scheduler: scheduler, Node: node, Log: log, Observer: nobody{},
 		ReapInterval: 10 * time.Second,
 		Grace:        time.Minute,
 		Now:          time.Now,
@@ -120,7 +122,7 @@ func (s *Service) Get(ctx context.Context, account, id string) (*Session, Info, 
 		if asleep, serr := s.settle(context.WithoutCancel(ctx), sess, false); serr == nil && asleep.State == StateDeepSleep {
 			return s.Get(context.WithoutCancel(ctx), account, id)
 		}
-		s.Log.Warn("ask node about session", "session", id, "err", err)
+		s.Log.WarnContext(ctx, "ask node about session", "session", id, "err", err)
 		return sess, known, nil
 	}
 	info.State, info.Durability = info.State.Public(), sess.durability(info.Durability)
@@ -237,7 +239,7 @@ func (s *Service) awaitClaim(ctx context.Context, sess *Session, since uint64) (
 	s.later(ctx, func(ctx context.Context) {
 		n := *placed // its Version changes, and others hold placed by now
 		if err := s.Store.Update(ctx, &n); err != nil && !errors.Is(err, ErrConflict) {
-			s.Log.Warn("note claim in record", "session", sess.ID, "err", err)
+			s.Log.WarnContext(ctx, "note claim in record", "session", sess.ID, "err", err)
 		}
 	})
 	return placed, nil

@@ -249,7 +249,7 @@ func (s *Service) lived(ctx context.Context, sess *Session, rest claim.Rest) (bo
 func (s *Service) removeJob(ctx context.Context, asleep *Session) {
 	s.later(ctx, func(ctx context.Context) {
 		if err := s.Scheduler.Stop(ctx, asleep.ID, asleep.Epoch); err != nil {
-			s.Log.Warn("remove job of sleeping session; the reaper will try again", "session", asleep.ID, "err", err)
+			s.Log.WarnContext(ctx, "remove job of sleeping session; the reaper will try again", "session", asleep.ID, "err", err)
 		}
 	})
 }
@@ -298,7 +298,7 @@ func (s *Service) prune(ctx context.Context, sess *Session) {
 	}
 	s.later(ctx, func(ctx context.Context) {
 		if err := s.Store.Prune(ctx, sess.ID, sess.Epoch-1); err != nil {
-			s.Log.Warn("remove what is left of earlier lives; the next wake will", "session", sess.ID, "err", err)
+			s.Log.WarnContext(ctx, "remove what is left of earlier lives; the next wake will", "session", sess.ID, "err", err)
 		}
 	})
 }
@@ -419,7 +419,9 @@ func (s *Session) next(now time.Time) *Session {
 
 // startAgain runs the job of a session's next life.
 func (s *Service) startAgain(ctx context.Context, sess *Session) (*Session, error) {
+	begin := s.Now()
 	placed, err := s.startJob(ctx, sess)
+	s.Observer.Woke(s.Now().Sub(begin), outcome(ctx, err))
 	if err == nil {
 		s.prune(ctx, sess)
 		return placed, nil
@@ -428,7 +430,7 @@ func (s *Service) startAgain(ctx context.Context, sess *Session) (*Session, erro
 	undo, cancel := cleanup(ctx)
 	defer cancel()
 	if serr := s.unwake(undo, sess); serr != nil {
-		s.Log.Warn("undo wake; the next request or the reaper will", "session", sess.ID, "err", serr)
+		s.Log.WarnContext(ctx, "undo wake; the next request or the reaper will", "session", sess.ID, "err", serr)
 	}
 	return nil, err
 }

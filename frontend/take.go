@@ -58,7 +58,7 @@ func (s *Service) begin(ctx context.Context, sess *Session) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	}
-	s.Log.Warn("slot's node does not begin a session; taking another", "session", sess.ID, "node", sess.Claim.Node, "err", err)
+	s.Log.WarnContext(ctx, "slot's node does not begin a session; taking another", "session", sess.ID, "node", sess.Claim.Node, "err", err)
 	s.pool.distrust(sess.Claim.Node, s.Now())
 	return errTaken
 }
@@ -68,11 +68,11 @@ func (s *Service) untake(ctx context.Context, sess *Session) {
 	s.Forget(sess.ID)
 	s.later(ctx, func(ctx context.Context) {
 		if err := s.remove(ctx, sess.ID); err != nil {
-			s.Log.Warn("undo create", "session", sess.ID, "err", err)
+			s.Log.WarnContext(ctx, "undo create", "session", sess.ID, "err", err)
 			return // what has a record stays whole
 		}
 		if err := s.release(ctx, sess.ID); err != nil {
-			s.Log.Warn("undo create; the reaper will", "session", sess.ID, "err", err)
+			s.Log.WarnContext(ctx, "undo create; the reaper will", "session", sess.ID, "err", err)
 		}
 	})
 }
@@ -85,7 +85,7 @@ func (s *Service) untakeUnsure(ctx context.Context, sess *Session) {
 		return // it is a slot still
 	}
 	if err != nil {
-		s.Log.Warn("undo create", "session", sess.ID, "err", err)
+		s.Log.WarnContext(ctx, "undo create", "session", sess.ID, "err", err)
 		return
 	}
 	if stored.Account == sess.Account && stored.Since.Equal(sess.Since) {

@@ -105,6 +105,7 @@ type executeInput struct {
 
 func (s *Server) execute(ctx context.Context, in *executeInput) (*raw, error) {
 	r, key := &in.value, caller(ctx)
+	about(ctx, r.SessionID, "")
 	if err := r.check(key.Allowed); err != nil {
 		return nil, err
 	}
@@ -166,7 +167,7 @@ func (r *executeRequest) call(sess *frontend.Session) (c call, id string, err er
 	d := time.Duration(n.Timeout)*time.Second + executeSlack
 	late := frontend.Errorf(frontend.CodeExecutionTimeout, "the execution has no result after %v; look it up with GET /executions/%s", d, n.ExecutionID)
 	return call{
-		session: r.SessionID, request: node.Request{Method: http.MethodPost, Path: "/v1/execute", Body: body},
+		session: r.SessionID, execution: n.ExecutionID, request: node.Request{Method: http.MethodPost, Path: "/v1/execute", Body: body},
 		within: d, late: late.Unsure(),
 	}, n.ExecutionID, nil
 }

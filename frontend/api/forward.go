@@ -26,8 +26,9 @@ type raw struct {
 
 // call is a request to the node that carries one of the caller's sessions.
 type call struct {
-	session string
-	request node.Request
+	session   string
+	execution string // that it begins, if it does
+	request   node.Request
 	// find finds where it answers; Sessions.Resolve if nil.
 	find finder
 	// The head of the answer has to be there after within, or the caller is told late.
@@ -63,6 +64,7 @@ func (s *Server) forward(ctx context.Context, c call) (*raw, error) {
 // call is forward without the way back. Its errors are as the caller is to be told
 // them, but for frontend.ErrAsleep, which comes back as it is.
 func (s *Server) call(ctx context.Context, c call) (*answer, error) {
+	about(ctx, c.session, c.execution)
 	ctx, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(c.within, func() { cancel(c.late) })
 	defer timer.Stop()

@@ -19,6 +19,7 @@ import (
 	"github.com/buntime/buntime/frontend/api"
 	"github.com/buntime/buntime/frontend/frontendtest"
 	"github.com/buntime/buntime/frontend/keys"
+	"github.com/buntime/buntime/frontend/logging"
 	"github.com/buntime/buntime/frontend/node"
 )
 
@@ -112,7 +113,7 @@ func newWorld(t testing.TB) *world {
 		t: t, store: store, node: n, log: new(bytes.Buffer),
 		scheduler: &frontendtest.Scheduler{Store: store, API: strings.TrimPrefix(n.URL, "http://")},
 	}
-	log := slog.New(slog.NewTextHandler(&syncWriter{w: w.log}, nil))
+	log := slog.New(logging.Handler(slog.NewTextHandler(&syncWriter{w: w.log}, nil)))
 	client := node.NewClient([]byte(secret))
 	t.Cleanup(client.Close)
 	w.sessions = frontend.NewService(store, w.scheduler, client, log)

@@ -9,12 +9,14 @@ import (
 	"io"
 	"net/http"
 	"sync"
+
+	"github.com/buntime/buntime/driver/door"
 )
 
 // inside makes requests of a handler in this process. The answer comes as it is written.
 type inside struct {
-	to     http.Handler
-	remote string // whose requests they are
+	to              http.Handler
+	remote, request string // whose requests they are, and of which one of theirs
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -22,6 +24,9 @@ func (i inside) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancel(r.Context())
 	in := r.Clone(ctx)
 	in.RequestURI, in.RemoteAddr, in.Host = r.URL.RequestURI(), i.remote, r.URL.Host
+	if i.request != "" {
+		in.Header.Set(door.RequestHeader, i.request)
+	}
 	if in.Body == nil {
 		in.Body = http.NoBody
 	}

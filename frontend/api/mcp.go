@@ -33,7 +33,11 @@ func (s *Server) mcpRoutes() {
 func (s *Server) mcpClient(r *http.Request) *buntime.Client {
 	key, _ := door.Key(r.Header)
 	c := buntime.New("http://inside", key)
-	c.HTTP = &http.Client{Transport: inside{s, r.RemoteAddr}}
+	from := inside{to: s, remote: r.RemoteAddr}
+	if w, ok := r.Context().Value(writerContext{}).(*writer); ok {
+		from.request = w.request
+	}
+	c.HTTP = &http.Client{Transport: from}
 	c.UserAgent = "buntime-mcp"
 	return c
 }

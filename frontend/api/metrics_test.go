@@ -29,15 +29,15 @@ func TestMetrics(t *testing.T) {
 	}
 	text := r.Body.String()
 	for _, line := range []string{
-		`buntime_request_seconds_count{route="POST /execute",status="200"} 1`,
-		`buntime_request_seconds_count{route="POST /execute",status="404"} 1`,
+		`buntime_request_duration_seconds_count{route="POST /execute",status="200"} 1`,
+		`buntime_request_duration_seconds_count{route="POST /execute",status="404"} 1`,
 		`buntime_errors_total{code="session_not_found",route="POST /execute"} 1`,
 		`buntime_errors_total{code="invalid_request",route="POST /sessions/create"} 1`,
 		`buntime_errors_total{code="invalid_request",route="GET /sessions"} 1`,
 		`buntime_errors_total{code="not_found",route="none"} 1`,
 		`buntime_errors_total{code="unauthorized",route="GET /sessions"} 1`,
 		`buntime_errors_total{code="forbidden",route="GET /metrics"} 1`,
-		`buntime_stage_seconds_count{route="POST /execute",stage="node"} 1`,
+		`buntime_stage_duration_seconds_count{route="POST /execute",stage="node"} 1`,
 		`go_goroutines`, `process_resident_memory_bytes`,
 	} {
 		if !strings.Contains(text, line) {

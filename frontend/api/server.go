@@ -25,6 +25,8 @@ import (
 	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/driver/tracing"
 	"github.com/buntime/buntime/frontend"
+	"github.com/buntime/buntime/frontend/audit"
+	"github.com/buntime/buntime/frontend/logging"
 	"github.com/buntime/buntime/frontend/metrics"
 	"github.com/buntime/buntime/frontend/node"
 	"github.com/buntime/buntime/frontend/timing"
@@ -51,6 +53,8 @@ type Config struct {
 	Log    *slog.Logger
 	// Metrics count the requests. Default: new ones.
 	Metrics *metrics.Metrics
+	// Audit is told who has done what; nil: nobody is.
+	Audit *audit.Log
 }
 
 // Server is the API as an http.Handler.
@@ -144,20 +148,25 @@ func (s *Server) routes() (document, page []byte, err error) {
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	spans := new(timing.Recorder)
 	out := &writer{ResponseWriter: w, spans: spans, begin: time.Now()}
-	id := frontend.NewRequestID()
-	out.Header().Set("X-Request-Id", id)
+	id := door.RequestID(r.Header)
+	if id == "" {
+		id = frontend.NewRequestID()
+	}
+	out.request, out.remote = id, r.RemoteAddr
+	out.Header().Set(door.RequestHeader, id)
 	secure(out.Header())
 	log := s.Log.With("request", id, "method", r.Method, "path", r.URL.Path)
 	ctx, span := tracing.Root(r.Context(), r)
 	span.SetAttributes(tracing.Request.String(id))
 	defer func() {
 		tracing.Answered(span, out.status)
-		s.count(out)
+		s.count(ctx, out)
 	}()
 	defer recoverPanic(out, log)
 
 	ctx = timing.With(ctx, spans)
 	ctx = context.WithValue(ctx, logContext{}, log)
+	ctx = logging.With(ctx, id)
 	ctx = context.WithValue(ctx, writerContext{}, out)
 	r = r.WithContext(ctx)
 	if err := s.serve(out, r); err != nil {
@@ -165,8 +174,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// count counts a request that is over.
-func (s *Server) count(w *writer) {
+// count counts a request that is over, and has it written down.
+func (s *Server) count(ctx context.Context, w *writer) {
 	if w.route == "" {
 		w.route = "none" // whatever its path was
 	}
@@ -175,6 +184,11 @@ func (s *Server) count(w *writer) {
 	}
 	s.Metrics.Request(w.route, w.status, w.code, time.Since(w.begin))
 	w.spans.Each(func(name string, took time.Duration) { s.Metrics.Stage(w.route, name, took) })
+	s.record(w)
+	if log := logger(ctx); log.Enabled(ctx, slog.LevelDebug) {
+		log.Debug("request", "route", w.route, "status", w.status, "code", w.code, "took", time.Since(w.begin),
+			"account", w.key.Account, "key", w.key.ID, "session", w.session, "execution", w.execution, "remote", w.remote)
+	}
 }
 
 // serve answers a request, or says why it does not.
@@ -202,7 +216,7 @@ func (s *Server) serve(w *writer, r *http.Request) error {
 	}
 	_, route, _ := strings.Cut(pattern, " ")
 	span := trace.SpanFromContext(r.Context())
-	w.route = pattern
+	w.route, w.key = pattern, key
 	tracing.Route(span, r.Method, route)
 	span.SetAttributes(tracing.Account.String(key.Account))
 	if !known {

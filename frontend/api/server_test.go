@@ -124,9 +124,52 @@ func TestHealth(t *testing.T) {
 
 func TestRequestIDs(t *testing.T) {
 	w := newWorld(t)
-	a, b := w.send("", "GET", "/healthz", ""), w.send("", "GET", "/healthz", "", "X-Request-Id", "mine")
-	if x, y := a.Header().Get("X-Request-Id"), b.Header().Get("X-Request-Id"); x == y || y == "mine" || len(x) != 24 {
+	id := w.create(paid)
+	a, b := w.send("", "GET", "/healthz", ""), w.send("", "GET", "/healthz", "")
+	if x, y := a.Header().Get("X-Request-Id"), b.Header().Get("X-Request-Id"); x == y || len(x) != 24 {
 		t.Errorf("ids %q and %q", x, y)
+	}
+	// One that a client has given goes all the way, and one that could be anything but a
+	// name goes nowhere.
+	for given, taken := range map[string]bool{
+		"mine": true, "7f.A_b-9": true, strings.Repeat("x", 64): true,
+		"": false, strings.Repeat("x", 65): false, "a b": false, "a\nlevel=ERROR": false, `a"`: false, "btk_0123456789": false, "ä": false,
+	} {
+		w.node.answers(says("{}"))
+		r := w.send(paid, "POST", "/execute", `{"sessionId":"`+id+`","code":"1"}`, "X-Request-Id", given)
+		got := r.Header().Get("X-Request-Id")
+		if (got == given) != taken || got == "" {
+			t.Errorf("%q: the answer has %q", given, got)
+		}
+		if inside := w.node.last(t).header.Get("X-Request-Id"); inside != got {
+			t.Errorf("%q: the node gets %q, the client %q", given, inside, got)
+		}
+	}
+	r := httptest.NewRequest("GET", "/healthz", nil)
+	r.Header["X-Request-Id"] = []string{"one", "two"}
+	out := httptest.NewRecorder()
+	w.ServeHTTP(out, r)
+	if got := out.Header().Get("X-Request-Id"); got == "one" || got == "two" {
+		t.Errorf("of two ids one was taken: %q", got)
+	}
+}
+
+// TestRequestInLog: what is logged for a request says which.
+func TestRequestInLog(t *testing.T) {
+	w := newWorld(t)
+	id := w.create(paid)
+	w.node.Close()
+	w.NodeWait = 0
+	w.send(paid, "POST", "/execute", `{"sessionId":"`+id+`","code":"1"}`, "X-Request-Id", "mine").refused(503, "service_unavailable")
+	lines := 0
+	for line := range strings.Lines(w.log.String()) {
+		lines++
+		if strings.Count(line, "request=mine") != 1 {
+			t.Errorf("a line says not which request it is about, or twice: %s", line)
+		}
+	}
+	if lines == 0 {
+		t.Error("nothing was logged")
 	}
 }
 

@@ -77,6 +77,7 @@ func (s *Server) createNow(ctx context.Context, in *createInput, receipt string)
 	if err != nil {
 		return nil, err
 	}
+	about(ctx, sess.ID, "")
 	return &createOutput{s.created(sess)}, nil
 }
 
@@ -94,6 +95,7 @@ type getInput struct {
 type getOutput struct{ Body Session }
 
 func (s *Server) get(ctx context.Context, in *getInput) (*getOutput, error) {
+	about(ctx, in.ID, "")
 	sess, info, err := s.Sessions.Get(ctx, caller(ctx).Account, in.ID)
 	if err != nil {
 		return nil, err
@@ -158,6 +160,7 @@ func (s *Server) list(ctx context.Context, in *listInput) (*listOutput, error) {
 type deleteOutput struct{ Body Deleted }
 
 func (s *Server) delete(ctx context.Context, in *getInput) (*deleteOutput, error) {
+	about(ctx, in.ID, "")
 	if err := s.Sessions.Delete(ctx, caller(ctx).Account, in.ID); err != nil {
 		return nil, err
 	}
@@ -205,6 +208,7 @@ type sleepInput struct {
 type sleepOutput struct{ Body Rested }
 
 func (s *Server) sleep(ctx context.Context, in *sleepInput) (*sleepOutput, error) {
+	about(ctx, in.ID, "")
 	sess, err := s.Sessions.Sleep(ctx, caller(ctx).Account, in.ID, in.value.State, in.value.Force)
 	if err != nil {
 		return nil, err
@@ -225,6 +229,7 @@ type extendInput struct {
 type extendOutput struct{ Body Extended }
 
 func (s *Server) extend(ctx context.Context, in *extendInput) (*extendOutput, error) {
+	about(ctx, in.ID, "")
 	if in.value.TTL == nil {
 		return nil, frontend.Invalid("ttl", "ttl is missing")
 	}

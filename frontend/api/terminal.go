@@ -95,6 +95,10 @@ func (s *Server) openTerminal(ctx context.Context, in *terminalInput) (*raw, err
 		if in.protocol != "" {
 			w.Header().Set("Sec-Websocket-Protocol", in.protocol)
 		}
+		if out, ok := ctx.Value(writerContext{}).(*writer); ok {
+			out.status = http.StatusSwitchingProtocols
+			s.record(out) // now, and not when it is closed
+		}
 		switchTo(ctx, w, a.Response, conn, &s.leaving)
 	}}, nil
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/buntime/buntime/frontend"
 	"github.com/buntime/buntime/frontend/timing"
 )
 
@@ -22,6 +23,12 @@ type writer struct {
 	status int
 	// route is the pattern that took the request, and code that of an error.
 	route, code string
+
+	// Who asks for what: for the audit log.
+	request, remote    string
+	key                frontend.Key
+	session, execution string
+	recorded           bool
 }
 
 // Unwrap is for http.ResponseController.

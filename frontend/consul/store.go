@@ -62,6 +62,8 @@ type Config struct {
 	// Prefix is the folder in KV below which everything lies; empty is
 	// claim.DefaultPrefix. Nodes must have the same.
 	Prefix string `json:"prefix"`
+	// Measure, if set, is between us and Consul, for metrics.
+	Measure func(http.RoundTripper) http.RoundTripper `json:"-"`
 }
 
 // NewStore makes a Store. It does not connect yet.
@@ -89,6 +91,13 @@ func newClient(c Config, t *http.Transport) (*api.Client, error) {
 		conf.Token = c.Token
 	}
 	conf.Transport = t
+	var err error
+	if c.Measure != nil {
+		if conf.HttpClient, err = api.NewHttpClient(t, conf.TLSConfig); err != nil {
+			return nil, fmt.Errorf("make Consul client for %s: %w", c.Address, err)
+		}
+		conf.HttpClient.Transport = c.Measure(conf.HttpClient.Transport)
+	}
 	client, err := api.NewClient(conf)
 	if err != nil {
 		return nil, fmt.Errorf("make Consul client for %s: %w", c.Address, err)

@@ -49,7 +49,7 @@ func NewFile(list []Config) (File, error) {
 		if _, ok := f[sum]; ok {
 			return nil, fmt.Errorf("keys[%d].hash is there twice", i)
 		}
-		f[sum] = frontend.Key{Account: k.Account, Plan: k.Plan, Allowed: plan.With(k.Limits), Operator: k.Operator}
+		f[sum] = frontend.Key{ID: fmt.Sprintf("file_%x", sum[:6]), Account: k.Account, Plan: k.Plan, Allowed: plan.With(k.Limits), Operator: k.Operator}
 	}
 	return f, nil
 }

@@ -22,6 +22,15 @@ type Manager struct {
 	Store Store
 	// Now is the clock.
 	Now func() time.Time
+	// Did, if set, is told of each change that was tried: create, change, rotate or
+	// revoke, of which key, and how it ended.
+	Did func(what string, r Record, err error)
+}
+
+func (m *Manager) did(what string, r *Record, err *error) {
+	if m.Did != nil {
+		m.Did(what, *r, *err)
+	}
 }
 
 // NewManager makes a Manager.
@@ -32,6 +41,7 @@ const idPrefix = "key_"
 // Create makes a key of which the account, the plan and, if there are any, limits,
 // label and expiry are given. The text is to be shown once: it is kept nowhere.
 func (m *Manager) Create(ctx context.Context, r Record) (text string, _ Record, err error) {
+	defer m.did("create", &r, &err)
 	text = m.complete(&r)
 	if err := r.check(); err != nil {
 		return "", r, fmt.Errorf("create key: %w", err)
@@ -73,15 +83,16 @@ func (m *Manager) find(ctx context.Context, id string) (Record, error) {
 	}
 	i := slices.IndexFunc(all, func(r Record) bool { return r.ID == id })
 	if i < 0 {
-		return Record{}, fmt.Errorf("find key %q: %w", id, frontend.ErrNotFound)
+		return Record{ID: id}, fmt.Errorf("find key %q: %w", id, frontend.ErrNotFound)
 	}
 	return all[i], nil
 }
 
 // Rotate puts a new key in the place of one, which is good for grace yet.
 func (m *Manager) Rotate(ctx context.Context, id string, grace time.Duration) (text string, _ Record, err error) {
-	old, err := m.find(ctx, id)
-	if err != nil {
+	var old Record
+	defer m.did("rotate", &old, &err)
+	if old, err = m.find(ctx, id); err != nil {
 		return "", old, err
 	}
 	r := old
@@ -102,9 +113,9 @@ func (m *Manager) Rotate(ctx context.Context, id string, grace time.Duration) (t
 }
 
 // Revoke ends a key.
-func (m *Manager) Revoke(ctx context.Context, id string) (Record, error) {
-	r, err := m.find(ctx, id)
-	if err != nil {
+func (m *Manager) Revoke(ctx context.Context, id string) (r Record, err error) {
+	defer m.did("revoke", &r, &err)
+	if r, err = m.find(ctx, id); err != nil {
 		return r, err
 	}
 	if err := m.change(ctx, nil, []Record{r}); err != nil {
@@ -114,9 +125,9 @@ func (m *Manager) Revoke(ctx context.Context, id string) (Record, error) {
 }
 
 // Change gives a key another plan, unless it is "", and the limits that are not zero.
-func (m *Manager) Change(ctx context.Context, id, plan string, limits frontend.Plan) (Record, error) {
-	r, err := m.find(ctx, id)
-	if err != nil {
+func (m *Manager) Change(ctx context.Context, id, plan string, limits frontend.Plan) (r Record, err error) {
+	defer m.did("change", &r, &err)
+	if r, err = m.find(ctx, id); err != nil {
 		return r, err
 	}
 	if plan != "" && plan != r.Plan { // the limits were raised above another

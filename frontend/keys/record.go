@@ -53,7 +53,7 @@ func (r Record) Allowed() (frontend.Key, error) {
 	if err != nil {
 		return frontend.Key{}, err
 	}
-	return frontend.Key{Account: r.Account, Plan: r.Plan, Allowed: plan.With(r.Limits), Operator: r.Operator}, nil
+	return frontend.Key{ID: r.ID, Account: r.Account, Plan: r.Plan, Allowed: plan.With(r.Limits), Operator: r.Operator}, nil
 }
 
 // check says what is wrong with a record that is to be stored.

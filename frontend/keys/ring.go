@@ -7,6 +7,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/buntime/buntime/frontend"
@@ -28,6 +29,8 @@ type Ring struct {
 	Log   *slog.Logger
 	// Now is the clock.
 	Now func() time.Time
+
+	stale atomic.Bool
 
 	mu     sync.RWMutex
 	loaded bool
@@ -80,9 +83,11 @@ func (r *Ring) Run(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
+			r.stale.Store(true)
 			r.Log.Warn("read API keys; trying again", "in", pauseAfter, "err", err)
 			since, wait = 0, pauseAfter
 		default:
+			r.stale.Store(false)
 			if version != since {
 				r.take(all)
 			}
@@ -110,3 +115,7 @@ func (r *Ring) take(all []Record) {
 	defer r.mu.Unlock()
 	r.stored, r.loaded = stored, true
 }
+
+// Stale says whether the keys are those of some time ago, or only the file's, because
+// the store has not answered since.
+func (r *Ring) Stale() bool { return r.stale.Load() }

@@ -20,6 +20,7 @@ import (
 	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/driver/tracing"
 	"github.com/buntime/buntime/frontend"
+	"github.com/buntime/buntime/frontend/logging"
 )
 
 var (
@@ -43,6 +44,10 @@ const (
 
 // Client calls node agents. The zero value is not ready; see NewClient.
 type Client struct {
+	// Failed, if set, is told of each call that the session's node has not answered:
+	// "unreachable", "moved" or "lost".
+	Failed func(reason string)
+
 	secret []byte
 	http   *http.Transport
 }
@@ -130,19 +135,37 @@ func (c *Client) Do(ctx context.Context, s *frontend.Session, r Request) (*http.
 	req.Host = door.NodeHost
 	req.Header.Set("Authorization", "Bearer "+claim.Token(c.secret, s.ID, s.Claim.Epoch))
 	tracing.Send(ctx, req.Header)
+	if id := logging.Request(ctx); id != "" {
+		req.Header.Set(door.RequestHeader, id)
+	}
 	if r.Body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	res, err := c.http.RoundTrip(req)
 	if err != nil {
-		return nil, fmt.Errorf("%s %s on node of %s at %s: %w", r.Method, r.Path, s.ID, s.Claim.API, classify(ctx, err))
+		err = classify(ctx, err)
+		c.failed(err)
+		return nil, fmt.Errorf("%s %s on node of %s at %s: %w", r.Method, r.Path, s.ID, s.Claim.API, err)
 	}
 	switch res.StatusCode {
 	case http.StatusUnauthorized, http.StatusGone, http.StatusMisdirectedRequest: // the last is of another's previews
 		res.Body.Close()
+		c.failed(ErrMoved)
 		return nil, fmt.Errorf("%s %s on node of %s at %s: %w (status %d)", r.Method, r.Path, s.ID, s.Claim.API, ErrMoved, res.StatusCode)
 	}
 	return res, nil
+}
+
+func (c *Client) failed(err error) {
+	switch {
+	case c.Failed == nil:
+	case errors.Is(err, ErrUnreachable):
+		c.Failed("unreachable")
+	case errors.Is(err, ErrMoved):
+		c.Failed("moved")
+	case errors.Is(err, ErrLost):
+		c.Failed("lost")
+	}
 }
 
 func classify(ctx context.Context, err error) error {

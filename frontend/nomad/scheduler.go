@@ -54,6 +54,8 @@ type Config struct {
 	// Address is a URL; empty is Nomad's own default.
 	Address string `json:"address"`
 	Token   string `json:"token" secret:"true"`
+	// Measure, if set, is between us and Nomad, for metrics.
+	Measure func(http.RoundTripper) http.RoundTripper `json:"-"`
 }
 
 // NewScheduler makes a Scheduler whose jobs are copies of the job in hcl, for
@@ -77,6 +79,9 @@ func NewScheduler(c Config, hcl, domain string) (*Scheduler, error) {
 	conf.HttpClient = &http.Client{Transport: transport}
 	if err := api.ConfigureTLS(conf.HttpClient, conf.TLSConfig); err != nil {
 		return nil, fmt.Errorf("set up TLS for Nomad: %w", err)
+	}
+	if c.Measure != nil {
+		conf.HttpClient.Transport = c.Measure(conf.HttpClient.Transport)
 	}
 	client, err := api.NewClient(conf)
 	if err != nil {

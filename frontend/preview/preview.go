@@ -26,6 +26,7 @@ import (
 	"github.com/buntime/buntime/driver/claim"
 	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/driver/relay"
+	"github.com/buntime/buntime/driver/tracing"
 	"github.com/buntime/buntime/frontend"
 	"github.com/buntime/buntime/frontend/node"
 )
@@ -41,6 +42,7 @@ type Handler struct {
 	domain   string // in lower case, without its port
 	scheme   string
 	log      *slog.Logger
+	observe  func(status int, took time.Duration)
 	// NodeWait is how long a request waits for a node that is not there, as one
 	// that is being restarted.
 	NodeWait time.Duration
@@ -62,14 +64,19 @@ type Config struct {
 	// Secret is the cluster's node secret.
 	Secret []byte
 	Log    *slog.Logger
+	// Observe, if set, is told of each request: its answer's status, 0 if there was none.
+	Observe func(status int, took time.Duration)
 }
 
 // New makes a Handler.
 func New(c Config, next http.Handler) *Handler {
 	h := &Handler{
-		Next: next, sessions: c.Sessions, secret: c.Secret, scheme: c.Scheme, log: c.Log,
+		Next: next, sessions: c.Sessions, secret: c.Secret, scheme: c.Scheme, log: c.Log, observe: c.Observe,
 		domain:   strings.ToLower(withoutPort(c.Domain)),
 		NodeWait: 5 * time.Second,
+	}
+	if h.observe == nil {
+		h.observe = func(int, time.Duration) {}
 	}
 	h.transport = node.NewTransport(h.dial)
 	h.pool = h.newPool()
@@ -105,10 +112,24 @@ func withoutPort(host string) string {
 // ServeHTTP implements http.Handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	host, ok := h.Session(r.Host)
-	switch {
-	case !ok:
+	if !ok {
 		h.Next.ServeHTTP(w, r)
 		return
+	}
+	begin, out := time.Now(), &door.Statused{ResponseWriter: w}
+	ctx, span := tracing.Root(r.Context(), r)
+	span.SetName("preview")
+	span.SetAttributes(tracing.Session.String(frontend.FromLabel(host.Session)))
+	defer func() {
+		tracing.Answered(span, out.Status)
+		h.observe(out.Status, time.Since(begin))
+	}()
+	h.serve(out, r.WithContext(ctx), host)
+}
+
+// serve serves a request whose host is a session's.
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, host door.Host) {
+	switch {
 	case host.Port == 0:
 		h.fail(w, r, frontend.Invalid("host", "the host %q names no port that there can be", r.Host))
 		return
@@ -325,8 +346,13 @@ func (h *Handler) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if stalled {
 		e, ok = frontend.Errorf(frontend.CodeRequestTimeout, "the request has not arrived in time"), true
 	}
+	id := door.RequestID(r.Header)
+	if id == "" {
+		id = frontend.NewRequestID()
+	}
+	w.Header().Set(door.RequestHeader, id)
 	if !ok {
-		h.log.Warn("preview", "host", r.Host, "path", r.URL.Path, "err", err)
+		h.log.Warn("preview", "request", id, "host", r.Host, "path", r.URL.Path, "err", err)
 		e = frontend.Unsure("the connection to the session broke; try again")
 	}
 	w.Header().Set("Cache-Control", "no-store")

@@ -13,6 +13,7 @@ import (
 	"github.com/buntime/buntime/driver/claim"
 	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/driver/relay"
+	"github.com/buntime/buntime/driver/tracing"
 	"github.com/buntime/buntime/frontend"
 )
 
@@ -57,6 +58,13 @@ func (h *Handler) Relay(c *relay.Conn, r *relay.Request, t *relay.Trip) bool {
 	t.Lines = append(t.Lines, "\r\nX-Forwarded-Proto: "...)
 	t.Lines = append(t.Lines, h.scheme...)
 	t.Lines = append(t.Lines, "\r\n"...)
+	begin, method := time.Now(), r.Method
+	t.Ended = func(status int) {
+		if status >= 0 { // else ServeHTTP has it
+			h.observe(status, time.Since(begin))
+			tracing.Past("preview", method, begin, status, tracing.Session.String(sess.ID))
+		}
+	}
 	t.Attend = func(ctx context.Context) (context.Context, func()) { return h.sessions.Attend(ctx, sess) }
 	return true
 }

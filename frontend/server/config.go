@@ -8,8 +8,10 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
@@ -19,6 +21,7 @@ import (
 	"github.com/buntime/buntime/driver/snapshot/backend"
 	"github.com/buntime/buntime/frontend/consul"
 	"github.com/buntime/buntime/frontend/keys"
+	"github.com/buntime/buntime/frontend/logging"
 	"github.com/buntime/buntime/frontend/nomad"
 	"github.com/buntime/buntime/frontend/settings"
 )
@@ -63,6 +66,12 @@ type Config struct {
 		// proxies. Default 512.
 		PerClient int `json:"per_client"`
 	} `json:"connections"`
+
+	// Log says how the log, on standard error, is written.
+	Log logging.Config `json:"log"`
+	// Audit is a file, or stdout, for who has done what to which session. Default: it is
+	// not written down.
+	Audit string `json:"audit"`
 
 	// Pool is of slots: sessions that are started before anybody asks for them.
 	Pool PoolConfig `json:"pool"`
@@ -169,6 +178,12 @@ func (c *Config) check() error {
 	if _, err := keys.NewFile(c.Keys); err != nil {
 		return err
 	}
+	if _, err := logging.New(c.Log, io.Discard); err != nil {
+		return err
+	}
+	if c.Audit != "" && c.Audit != "stdout" && !filepath.IsAbs(c.Audit) {
+		return fmt.Errorf("audit is stdout or the absolute path of a file, not %q", c.Audit)
+	}
 	if _, err := door.ParseNetworks(c.TrustedProxies); err != nil {
 		return fmt.Errorf("trusted_proxies: %w", err)
 	}
@@ -189,6 +204,8 @@ func (c *Config) defaults() error {
 	}
 	def(&c.PreviewScheme, scheme)
 	def(&c.Consul.Prefix, claim.DefaultPrefix)
+	def(&c.Log.Format, "text")
+	def(&c.Log.Level, "info")
 	c.Pool.defaults()
 	def(&c.ReapInterval, Duration(10*time.Second))
 	def(&c.ReadHeaderTimeout, Duration(10*time.Second))

@@ -7,26 +7,31 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/buntime/buntime/frontend"
-	"github.com/buntime/buntime/frontend/metrics"
+	"github.com/buntime/buntime/frontend/keys"
 )
-
-// counted makes metrics with those of the sessions.
-func counted(sessions *frontend.Service) *metrics.Metrics {
-	m := metrics.New()
-	m.Register(state{sessions})
-	return m
-}
 
 // state tells how many sessions and slots there are, when it is asked.
 type state struct{ *frontend.Service }
 
 var (
 	sessionsDesc = prometheus.NewDesc("buntime_sessions", "Sessions by state and plan, as the leading front-end counted them last.", []string{"state", "plan"}, nil)
-	reapedDesc   = prometheus.NewDesc("buntime_reaped_timestamp_seconds", "When this front-end's last round of the reaper began, in Unix seconds; 0 if it has not led.", nil, nil)
-	reapDesc     = prometheus.NewDesc("buntime_reap_seconds", "How long that round took.", nil, nil)
+	reapedDesc   = prometheus.NewDesc("buntime_reap_timestamp_seconds", "When this front-end's last round of the reaper began, in Unix seconds; 0 if it has not led.", nil, nil)
+	reapDesc     = prometheus.NewDesc("buntime_reap_duration_seconds", "How long that round took.", nil, nil)
 	slotsDesc    = prometheus.NewDesc("buntime_slots_ready", "Slots that are ready: of the default shape, or another.", []string{"shape"}, nil)
 	waitingDesc  = prometheus.NewDesc("buntime_creates_waiting", "Creates that wait for their turn.", nil, nil)
 )
+
+// staleKeys is whether the API keys that are known are out of date.
+func staleKeys(ring *keys.Ring) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "buntime_keys_stale", Help: "1 while the API keys in Consul cannot be read, so that those of before count; else 0.",
+	}, func() float64 {
+		if ring.Stale() {
+			return 1
+		}
+		return 0
+	})
+}
 
 // Describe implements prometheus.Collector.
 func (s state) Describe(c chan<- *prometheus.Desc) {

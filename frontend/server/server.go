@@ -17,11 +17,15 @@ import (
 	"github.com/buntime/buntime/driver/relay"
 	"github.com/buntime/buntime/driver/snapshot"
 	"github.com/buntime/buntime/driver/snapshot/backend"
+	"github.com/buntime/buntime/driver/snapshot/store"
 	"github.com/buntime/buntime/driver/tracing"
 	"github.com/buntime/buntime/frontend"
 	"github.com/buntime/buntime/frontend/api"
+	"github.com/buntime/buntime/frontend/audit"
 	"github.com/buntime/buntime/frontend/consul"
 	"github.com/buntime/buntime/frontend/keys"
+	"github.com/buntime/buntime/frontend/logging"
+	"github.com/buntime/buntime/frontend/metrics"
 	"github.com/buntime/buntime/frontend/node"
 	"github.com/buntime/buntime/frontend/nomad"
 	"github.com/buntime/buntime/frontend/preview"
@@ -38,12 +42,16 @@ type parts struct {
 	keys      *keys.Ring
 	api       *api.Server
 	handler   *preview.Handler
+	metrics   *metrics.Metrics
+	audit     *audit.Log
 	// closeStore lets go of the object store; nil where there is none.
 	closeStore func() error
 }
 
 func assemble(c Config, log *slog.Logger) (*parts, error) {
-	p := &parts{nodes: node.NewClient([]byte(c.NodeSecret))}
+	p := &parts{nodes: node.NewClient([]byte(c.NodeSecret)), metrics: metrics.New()}
+	p.nodes.Failed = p.metrics.NodeFailed
+	c.Consul.Measure, c.Nomad.Measure = p.metrics.Consul, p.metrics.Nomad
 	var err error
 	if p.store, err = consul.NewStore(c.Consul); err != nil {
 		return nil, err
@@ -55,13 +63,15 @@ func assemble(c Config, log *slog.Logger) (*parts, error) {
 		return nil, err
 	}
 	p.sessions = frontend.NewService(p.store, p.scheduler, p.nodes, log)
+	p.sessions.Observer = p.metrics
+	p.metrics.Register(state{p.sessions})
 	if c.Store.Named() {
 		objects, closer, err := backend.Open(c.Store)
 		if err != nil {
 			return nil, err
 		}
 		p.closeStore = closer
-		repository, err := snapshot.New(objects, snapshot.Config{})
+		repository, err := snapshot.New(store.Observed(objects, p.metrics.Store), snapshot.Config{})
 		if err != nil {
 			return nil, errors.Join(err, closer())
 		}
@@ -75,18 +85,30 @@ func assemble(c Config, log *slog.Logger) (*parts, error) {
 		return nil, err
 	}
 	p.keys = keys.NewRing(file, p.store, log)
+	p.metrics.Register(staleKeys(p.keys))
+	if p.audit, err = audit.Open(c.Audit, p.metrics.AuditLost.Inc, func(err error) { log.Error("events are missing in the audit log", "err", err) }); err != nil {
+		return nil, err
+	}
 	p.api, err = api.New(api.Config{
 		Sessions: p.sessions, Node: p.nodes, Keys: p.keys,
 		BaseURL: c.BaseURL, PreviewScheme: c.PreviewScheme, PreviewDomain: c.PreviewDomain, Secret: []byte(c.NodeSecret), Log: log,
-		Metrics: counted(p.sessions),
+		Metrics: p.metrics, Audit: p.audit,
 	})
 	if err != nil {
 		return nil, err
 	}
 	p.handler = preview.New(preview.Config{
 		Sessions: p.sessions, Secret: []byte(c.NodeSecret), Scheme: c.PreviewScheme, Domain: c.PreviewDomain, Log: log,
+		Observe: p.metrics.Preview,
 	}, p.api)
 	return p, nil
+}
+
+// lead is what the front-end does that leads.
+func (p *parts) lead(ctx context.Context) {
+	p.metrics.Leads.Set(1)
+	defer p.metrics.Leads.Set(0)
+	p.sessions.Run(ctx)
 }
 
 func (p *parts) close() {
@@ -99,6 +121,7 @@ func (p *parts) close() {
 	p.scheduler.Close()
 	p.election.Close()
 	p.store.Close()
+	_ = p.audit.Close() // who lost what was told
 }
 
 // Run serves until the context ends, then lets requests under way finish.
@@ -126,6 +149,7 @@ func Serve(ctx context.Context, c Config, l net.Listener, log *slog.Logger) erro
 			log.Warn("the last traces were not sent", "err", err)
 		}
 	}()
+	log = slog.New(logging.Handler(log.Handler()))
 	p, err := assemble(c, log)
 	if err != nil {
 		return errors.Join(err, l.Close())
@@ -144,7 +168,7 @@ func Serve(ctx context.Context, c Config, l net.Listener, log *slog.Logger) erro
 	withdrawn := make(chan struct{})
 	go func() {
 		defer close(withdrawn)
-		p.election.Lead(standing, p.sessions.Run)
+		p.election.Lead(standing, p.lead)
 	}()
 	defer func() { withdraw(); <-withdrawn }()
 	following, forget := context.WithCancel(context.WithoutCancel(ctx)) // as long as requests are served

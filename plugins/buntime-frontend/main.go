@@ -13,7 +13,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -21,9 +20,11 @@ import (
 
 	"github.com/buntime/buntime/driver/snapshot/backend"
 	"github.com/buntime/buntime/driver/snapshot/store"
+	"github.com/buntime/buntime/frontend/audit"
 	"github.com/buntime/buntime/frontend/backup"
 	"github.com/buntime/buntime/frontend/consul"
 	"github.com/buntime/buntime/frontend/keys"
+	"github.com/buntime/buntime/frontend/logging"
 	"github.com/buntime/buntime/frontend/server"
 	"github.com/buntime/buntime/frontend/settings"
 )
@@ -90,7 +91,11 @@ func run(args []string, out io.Writer) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer context.AfterFunc(ctx, stop)() // a second signal ends it at once
-	return server.Run(ctx, *config, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	log, err := logging.New(config.Log, os.Stderr)
+	if err != nil {
+		return err
+	}
+	return server.Run(ctx, *config, log)
 }
 
 // keysTimeout bounds what takes some milliseconds.
@@ -105,7 +110,39 @@ func manageKeys(config *server.Config, args []string, out io.Writer) error {
 	defer store.Close()
 	ctx, cancel := context.WithTimeoutCause(context.Background(), keysTimeout, fmt.Errorf("no answer in %v", keysTimeout))
 	defer cancel()
-	return keys.Command(ctx, keys.NewManager(store), args, out)
+	log, err := auditLog(config.Audit)
+	if err != nil {
+		return err
+	}
+	manager := keys.NewManager(store)
+	manager.Did = func(what string, r keys.Record, err error) {
+		e := audit.Event{Action: "key." + what, Outcome: "ok", By: user(), Account: r.Account, Subject: r.ID}
+		if err != nil {
+			e.Outcome = "error"
+		}
+		log.Record(e)
+	}
+	return errors.Join(keys.Command(ctx, manager, args, out), log.Close())
+}
+
+// auditLog is that of the front-ends, which this process adds to. What they print, this
+// one does beside the command's own output.
+func auditLog(path string) (*audit.Log, error) {
+	lost, failed := func() {}, func(err error) { fmt.Fprintln(os.Stderr, "buntime-frontend:", err) }
+	if path == "stdout" {
+		return audit.New(os.Stderr, lost, failed), nil
+	}
+	return audit.Open(path, lost, failed)
+}
+
+// user is who has run the command, before sudo.
+func user() string {
+	for _, name := range []string{"SUDO_USER", "USER", "LOGNAME"} {
+		if who := os.Getenv(name); who != "" {
+			return who
+		}
+	}
+	return fmt.Sprintf("uid %d", os.Getuid())
 }
 
 // copySessions backs up, or restores.
