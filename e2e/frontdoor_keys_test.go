@@ -249,7 +249,7 @@ func TestFrontDoorSecrets(t *testing.T) {
 
 // secretWords are the keys and the node secret.
 func secretWords() []string {
-	return []string{system.paid, system.free, system.enterprise, system.stack.NodeSecret}
+	return []string{system.paid, system.free, system.enterprise, system.stack.NodeSecret, system.stack.MetricsToken}
 }
 
 var sessionIDs = regexp.MustCompile(`ses[-_][a-z0-9]{20}`)

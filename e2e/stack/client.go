@@ -31,6 +31,8 @@ type Client struct {
 	Name string
 	// Agent is Nomad's. Plugin and tasks go on without it.
 	Agent Part
+	// MetricsURL is where its plugin has its metrics, for who has Stack.MetricsToken.
+	MetricsURL string
 
 	stack  *Stack
 	number int
@@ -38,6 +40,7 @@ type Client struct {
 	http   int    // its port
 	rpc    int
 	serf   int
+	watch  int // that of the metrics
 	pool   netip.Prefix
 	allocs map[string]bool // ids of all its allocations that were seen
 }
@@ -48,13 +51,13 @@ func (s *Stack) newClient(n int) (*Client, error) {
 		Name: "client" + suffix(n), Agent: Part{name: "nomad-client" + suffix(n), end: syscall.SIGINT},
 		stack: s, number: n, pool: s.block.pools(s.options.Clients)[n], allocs: map[string]bool{},
 	}
-	for _, port := range []*int{&c.http, &c.rpc, &c.serf} {
+	for _, port := range []*int{&c.http, &c.rpc, &c.serf, &c.watch} {
 		var err error
 		if *port, err = s.block.port(); err != nil {
 			return nil, err
 		}
 	}
-	c.url = "http://" + loopback(c.http)
+	c.url, c.MetricsURL = "http://"+loopback(c.http), "http://"+loopback(c.watch)
 	path, err := c.write(s.tools.runsc)
 	if err != nil {
 		return nil, err
@@ -90,6 +93,7 @@ func (c *Client) write(runsc string) (path string, err error) {
 	agent.PluginDir, agent.Rootfs, agent.Init = s.tools.plugins, s.tools.rootfs, s.tools.init
 	agent.StateDir = c.StateDir()
 	agent.NodeSecret = s.NodeSecret
+	agent.Metrics, agent.MetricsToken = loopback(c.watch), s.MetricsToken
 	agent.Pool, agent.Runsc = c.pool, runsc
 	agent.FirstID, agent.LastID = s.block.ids(c.number, s.options.Clients)
 	agent.Store = s.store()

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"path/filepath"
 	"syscall"
 )
 
@@ -47,6 +48,7 @@ func (s *Stack) newFrontend(n int) (*Frontend, error) {
 		"node_secret":    s.NodeSecret,
 		"keys":           s.Keys,
 		"store":          s.store(),
+		"audit":          filepath.Join(s.Dir, f.name+".audit"),
 		// Tests count what runs on the machine: nothing does that nobody asked for.
 		"pool": map[string]any{"off": true},
 	}

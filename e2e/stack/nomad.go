@@ -42,6 +42,7 @@ type agent struct {
 	MinDynamicPort, MaxDynamicPort    int
 	PluginDir, Rootfs, Init, StateDir string
 	NodeSecret                        string
+	Metrics, MetricsToken             string
 	Runsc                             string
 	Pool                              netip.Prefix
 	FirstID, LastID                   int

@@ -110,6 +110,8 @@ type Stack struct {
 	NomadAddr, ConsulAddr string
 	// NodeSecret is what front-ends and node agents share.
 	NodeSecret string
+	// MetricsToken is what who reads the nodes' metrics shows.
+	MetricsToken string
 	// The parts.
 	ConsulServer, NomadServer Part
 	Clients                   []*Client
@@ -149,7 +151,7 @@ func Start(ctx context.Context, options Options) (*Stack, error) {
 		return nil, err
 	}
 	s := &Stack{
-		Dir: block.dir, Keys: options.Keys, NodeSecret: secret(32), options: options, tools: tools, block: block,
+		Dir: block.dir, Keys: options.Keys, NodeSecret: secret(32), MetricsToken: secret(16), options: options, tools: tools, block: block,
 		ConsulServer: Part{name: "consul", end: syscall.SIGINT}, NomadServer: Part{name: "nomad-server", end: syscall.SIGINT},
 	}
 	if err := s.start(ctx); err != nil {
