@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
 	"github.com/buntime/buntime/driver/door"
@@ -144,11 +145,13 @@ func (i *instance) api(s *Session, token string) http.Handler {
 	})
 }
 
-// tell logs why a request is answered with an error that is not its own fault.
+// tell logs why a request is answered with an error.
 func (s *Session) tell(r *http.Request, route string, err error) {
-	if e := asError(err); e.Status == http.StatusInternalServerError || e.Status == http.StatusServiceUnavailable {
-		s.log.Warn("could not serve a request", "request", door.RequestID(r.Header), "route", route, "error", err)
+	level := hclog.Debug // what there are bounds for is no news
+	if asError(err).Status == http.StatusInternalServerError {
+		level = hclog.Warn
 	}
+	s.log.Log(level, "could not serve a request", "request", door.RequestID(r.Header), "route", route, "error", err)
 }
 
 // answering answers with the error of h, if it has one.
