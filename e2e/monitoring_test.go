@@ -5,6 +5,7 @@ package e2e
 
 import (
 	"bytes"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -61,7 +62,7 @@ func TestMonitoring(t *testing.T) {
 	status(t, s.sleep(M{"state": "deep-sleep"}), http.StatusOK)
 	s.read("file")
 
-	_, key := newKey(t, s.ctx, "create", "-account", "monitoring", "-operator", "-label", "prometheus")
+	_, key := newKey(t, s.ctx, "create", "-account", "monitoring", "-operator", "-limit", "requests=1000000", "-label", "prometheus")
 	frontEnd := shared.WithKey(key)
 	node := client.New(system.stack.Clients[0].MetricsURL, system.stack.MetricsToken)
 	status(t, send(t, s.ctx, node.WithKey("wrong"), client.Call{Method: "GET", Path: "/metrics"}), http.StatusUnauthorized)
@@ -81,7 +82,7 @@ func TestMonitoring(t *testing.T) {
 	eventually(t, s.ctx, "all metrics", 60*time.Second, func() (bool, string) {
 		reply, err := frontEnd.Do(s.ctx, client.Call{Method: "GET", Path: "/metrics"})
 		if err != nil || reply.Status != http.StatusOK {
-			return false, "no metrics of the front-end yet" // it does not know the key yet
+			return false, fmt.Sprintf("no metrics of the front-end yet: %v", err) // it does not know the key yet
 		}
 		there = monitoring.Metrics{}
 		there.Add(scrape(t, reply))
