@@ -24,6 +24,7 @@ var actions = map[string]string{
 	"POST /files/write":           "files.write",
 	"DELETE /files":               "files.delete",
 	"PUT /files/archive":          "files.unpack",
+	"GET /operator/sessions":      "operator.sessions", // of all accounts
 }
 
 // record has a request written down, once.
