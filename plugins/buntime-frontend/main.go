@@ -36,10 +36,14 @@ func main() {
 	}
 }
 
+// version is set when packages are built.
+var version = "(development)"
+
 const usage = `usage:
   buntime-frontend [-config FILE] [-SETTING VALUE]...            serve
   buntime-frontend [-config FILE] [-SETTING VALUE]... -check     check the configuration, and print what would be used
   buntime-frontend -example                                      print a configuration with all settings and their defaults
+  buntime-frontend -version
   buntime-frontend new-key                                       print a new API key, and its hash for the configuration
   buntime-frontend [-config FILE] [-SETTING VALUE]... keys ...   manage the API keys in Consul, as follows
 
@@ -54,6 +58,7 @@ func run(args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("buntime-frontend", flag.ContinueOnError)
 	path := flags.String("config", "", "")
 	check := flags.Bool("check", false, "")
+	showVersion := flags.Bool("version", false, "")
 	example := flags.Bool("example", false, "")
 	given := settings.Register(flags, new(server.Config))
 	switch err := given.Parse(args); {
@@ -73,6 +78,10 @@ func run(args []string, out io.Writer) error {
 		return newKey(out)
 	default:
 		return fmt.Errorf("there is no %q; -help says what there is", flags.Arg(0))
+	}
+	if *showVersion {
+		_, err := fmt.Fprintln(out, "buntime-frontend", version)
+		return err
 	}
 	if *example {
 		_, err := out.Write(server.Example)
