@@ -143,7 +143,7 @@ func (x *tab) fail(format string, args ...any) {
 	x.picture("failed")
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.ctx), 5*time.Second)
 	defer cancel()
-	text, _ := chromedp.Run(ctx, chromedp.Evaluate[string](`location.hash + "\n" + document.body.innerText`))
+	text, _ := chromedp.Run(ctx, chromedp.Evaluate[string](`location.hash + " " + (window.pwned ?? "") + "\n" + document.body.innerText`))
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	x.t.Fatalf(format+"\nthe page:\n%s\n%s", append(args, text, strings.Join(append(x.wrong, x.network...), "\n"))...)
@@ -172,6 +172,12 @@ func (x *tab) picture(name string) {
 func (x *tab) colours(scheme string) {
 	x.t.Helper()
 	call(x, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
+}
+
+// width makes the window so wide.
+func (x *tab) width(pixels int) {
+	x.t.Helper()
+	call(x, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: int64(pixels), Height: 800, DeviceScaleFactor: 1})
 }
 
 // until waits until an expression is true.
@@ -216,8 +222,8 @@ func (x *tab) click(selector string, text ...string) {
 func (x *tab) press(keys ...string) {
 	x.t.Helper()
 	for _, k := range keys {
-		if strings.HasPrefix(k, "ctrl+") {
-			x.do(chromedp.KeyEvent(strings.TrimPrefix(k, "ctrl+"), chromedp.KeyModifiers(chromedp.ModifierCtrl)))
+		if with, ok := strings.CutPrefix(k, "ctrl+"); ok {
+			x.do(chromedp.KeyEvent(with, chromedp.KeyModifiers(chromedp.ModifierCtrl)))
 			continue
 		}
 		x.do(chromedp.KeyEvent(k))

@@ -81,7 +81,7 @@ func consoleHostile(t *testing.T, browser context.Context) {
 	x.sees("#output .note", "exit code 0")
 	x.sees("#output .stdout", "<script>window.pwned")
 	x.sees("#output .stdout", "⟨202E⟩gnp.exe") // it is shown, and turns nothing round
-	x.sees("#output .stdout", "␛]52;")
+	x.sees("#output .stdout", "⟨1B⟩]52;")
 
 	// A server that tries to get out of its frame, with a title that is one too.
 	s.background(escapeServer())
@@ -124,7 +124,7 @@ func consoleHostile(t *testing.T, browser context.Context) {
 	x.press(kb.Enter)
 	x.sees(".xterm-rows", "the end of it")
 	x.sees(".xterm-rows", "over")
-	x.until("no link is there", `!document.querySelector(".terminal a, .xterm-hover")`)
+	x.until("no link is there", `!document.querySelector(".screen a, .xterm-hover")`)
 	x.until("it has answered nothing", `!document.querySelector(".xterm-rows").innerText.includes("$r")`)
 	x.picture("terminal")
 	x.click("#tab-run")

@@ -93,7 +93,7 @@ func consoleLife(t *testing.T, browser context.Context) {
 	x.sees("#output .note", "(killed)")
 
 	// A server, and its preview.
-	x.code(`let hits = 0; const page = '<body style="font: 20px system-ui; padding: 2em"><h1>Hello</h1><p>from the session</p></body>'; Bun.serve({ port: 8080, fetch: (r) => new URL(r.url).pathname === "/hits" ? new Response(String(hits)) : (hits++, new Response(page, { headers: { "content-type": "text/html" } })) });`)
+	x.code(servesHits)
 	x.click("#run")
 	x.sees("#output .note", "stays as a server")
 	x.click("#preview")
@@ -106,6 +106,10 @@ func consoleLife(t *testing.T, browser context.Context) {
 	x.picture("run-light")
 	x.colours("dark")
 	x.picture("run-dark")
+	x.width(900)
+	x.picture("run-900")
+	x.until("nothing is cut off", `document.documentElement.scrollWidth <= 900`)
+	x.width(1440)
 
 	// Files, up and down.
 	x.click("#tab-files")
@@ -121,7 +125,7 @@ func consoleLife(t *testing.T, browser context.Context) {
 	x.do(chromedp.Click(`//tr[contains(., "up load.txt")]//button[.="Download"]`))
 	eventually(t, ctx, "the download", usual, func() (bool, string) {
 		text, err := os.ReadFile(filepath.Join(dir, "up load.txt"))
-		return string(text) == "uploaded\x00\xff", fmt.Sprint(text, err)
+		return string(text) == "uploaded\x00\xff", fmt.Sprintf("%q, %v", text, err)
 	})
 	x.picture("files")
 
@@ -296,6 +300,21 @@ func consoleAccounts(t *testing.T, browser context.Context) {
 	equal(t, "what is left of the key", eval[int](x, `sessionStorage.length`), 0)
 }
 
+// servesHits counts its visitors.
+const servesHits = `// A server on port 8080 has a preview.
+let hits = 0;
+
+Bun.serve({
+  port: 8080,
+  fetch(request) {
+    if (new URL(request.url).pathname === "/hits") return new Response(String(hits));
+    const text = "<body style='font: 20px system-ui; padding: 2em'><h1>Hello</h1><p>visitor " + ++hits + " of a session</p>";
+    return new Response(text, { headers: { "content-type": "text/html" } });
+  },
+});
+console.log("\x1b[32mlistening\x1b[0m on 8080");
+`
+
 // flip changes the last character of a text.
 func flip(text string) string {
 	last := len(text) - 1
@@ -330,7 +349,7 @@ func consoleOperator(t *testing.T, browser context.Context) {
 	x.picture("all-dark")
 	x.click(fmt.Sprintf(`a[data-session=%s]`, others.id))
 	x.sees("dl", "Owner")
-	x.until("nothing of the inside", `!document.querySelector(".tabs, .editor, .terminal")`)
+	x.until("nothing of the inside", `!document.querySelector(".tabs, .editor, .screen")`)
 
 	x.click("nav a[href='#/system']")
 	x.sees("h2", "Nodes")

@@ -25,7 +25,13 @@ func TestPlaces(t *testing.T) {
 			{JobID: "ses-abc-3", NodeID: "m", NodeName: "other", CreateTime: 6},
 		},
 		"next": {
-			{JobID: "ses-"}, {JobID: "ses-a-b"}, {JobID: "ses-a-1"}, {JobID: "ses-a-"}, {JobID: "ses-A"}, {JobID: "other"}, {JobID: "ses-a-2-3"},
+			{JobID: "ses-"},
+			{JobID: "ses-a-b"},
+			{JobID: "ses-a-1"},
+			{JobID: "ses-a-"},
+			{JobID: "ses-A"},
+			{JobID: "other"},
+			{JobID: "ses-a-2-3"},
 			{JobID: "ses-d", NodeID: "n", NodeName: "node", CreateTime: 7},
 		},
 	}

@@ -17,14 +17,17 @@ interface Props {
   write: (n: number) => string;
   most?: number; // at the top, unless there is more
   limit?: string;
+  steps?: 'binary' | 'whole'; // of the axis; decimal ones otherwise
   tick: number; // draws anew when it changes
 }
 
 /** Chart draws some values over time; what it last showed stands beside its title as text. */
-export function Chart({ title, times, series, write, most, limit, tick }: Props) {
+export function Chart({ title, times, series, write, most, limit, steps, tick }: Props) {
   const place = useRef<HTMLDivElement>(null);
   const chart = useRef<uPlot | null>(null);
-  const data = [times, ...series.map((s) => s.values)] as uPlot.AlignedData;
+  // Of some seconds a chart would make years, or a line as wide as it is.
+  const early = times.length > 0 && times[times.length - 1] - times[0] < shortest ? [times[times.length - 1] - shortest] : [];
+  const data = [[...early, ...times], ...series.map((s) => [...early.map(() => null), ...s.values])] as uPlot.AlignedData;
   const latest = useRef(data);
   latest.current = data;
   useEffect(() => {
@@ -35,7 +38,7 @@ export function Chart({ title, times, series, write, most, limit, tick }: Props)
       if (over) return;
       const make = () => {
         chart.current?.destroy();
-        chart.current = new Plot(options(host, series, write, most), latest.current, host);
+        chart.current = new Plot(options(host, series, write, most, steps), latest.current, host);
       };
       make();
       look.observe(host);
@@ -68,11 +71,16 @@ export function Chart({ title, times, series, write, most, limit, tick }: Props)
   );
 }
 
+const increments = {
+  binary: Array.from({ length: 44 }, (_, i) => 2 ** i),
+  whole: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000],
+};
+
 const colours = matchMedia('(prefers-color-scheme: dark)');
 const shortest = 60; // seconds that a chart is about, at least
 const size = (host: HTMLElement) => ({ width: Math.max(120, host.clientWidth), height: 140 });
 
-function options(host: HTMLElement, series: Series[], write: (n: number) => string, most?: number): uPlot.Options {
+function options(host: HTMLElement, series: Series[], write: (n: number) => string, most?: number, steps?: Props['steps']): uPlot.Options {
   // Computed colours: a canvas knows no light-dark().
   const colour = (name: string): string => {
     const probe = document.createElement('i');
@@ -90,11 +98,11 @@ function options(host: HTMLElement, series: Series[], write: (n: number) => stri
     legend: { show: false },
     cursor: { show: false },
     padding: [8, 8, 0, 0],
-    scales: {
-      x: { range: (_, min, max) => (max == null ? [Date.now() / 1000 - shortest, Date.now() / 1000] : [Math.min(min, max - shortest), max]) },
-      y: { range: (_, __, max) => [0, Math.max((max ?? 0) * 1.1, most ? most / 8 : 1, 1e-9)] },
-    },
-    axes: [{ ...axis, space: 70, size: 24 }, { ...axis, size: 58, space: 34, values: (_, all) => all.map(write) }],
+    scales: { y: { range: (_, __, max) => [0, Math.max((max ?? 0) * 1.1, most ? most / 8 : 1, 1e-9)] } },
+    axes: [
+      { ...axis, space: 80, size: 24, values: (_, all) => all.map((s) => new Date(s * 1000).toLocaleTimeString([], { hour12: false })) },
+      { ...axis, size: 58, space: 34, ...(steps ? { incrs: increments[steps] } : {}), values: (_, all) => all.map(write) },
+    ],
     series: [{}, ...series.map((s) => ({ label: s.label, stroke: colour(s.colour), width: 1.5, points: { show: false }, spanGaps: true }))],
   };
 }

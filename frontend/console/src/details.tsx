@@ -5,7 +5,7 @@ import type { ComponentChildren } from 'preact';
 import type { Session } from './api.ts';
 import { Chart } from './chart.tsx';
 import { now, samples, type Row } from './store.ts';
-import { bytes, cores, lasting, visible } from './text.ts';
+import { bytes, cores, lasting, millis, visible } from './text.ts';
 
 /** Details is what is known of a session, and what it has used since the page knows it. */
 export function Details({ session: s, foreign: f }: { session?: Session; foreign?: Row }) {
@@ -17,7 +17,7 @@ export function Details({ session: s, foreign: f }: { session?: Session; foreign
   return (
     <div class="details">
       <div class="charts">
-        <Chart title="Memory" times={times} series={[{ label: 'memory', values: list.map((x) => x.memory), colour: 'accent' }]} write={bytes} most={limits.memory * 2 ** 20} limit={`of ${limits.memory} MB`} tick={now.value} />
+        <Chart title="Memory" times={times} series={[{ label: 'memory', values: list.map((x) => x.memory), colour: 'accent' }]} write={bytes} steps="binary" most={limits.memory * 2 ** 20} limit={`of ${limits.memory} MB`} tick={now.value} />
         <Chart title="CPU" times={times} series={[{ label: 'cores', values: list.map((x) => x.cpu), colour: 'second' }]} write={cores} most={limits.cpu} limit={`of ${limits.cpu} cores`} tick={now.value} />
       </div>
       <dl>
@@ -29,10 +29,10 @@ export function Details({ session: s, foreign: f }: { session?: Session; foreign
         <Fact name="Disk">{bytes(usage.disk)} of {limits.disk} MB</Fact>
         <Fact name="Processes">{s?.activeProcesses ?? f?.processes ?? '–'}</Fact>
         {s && <Fact name="Files">{s.filesCount}</Fact>}
-        {s && <Fact name="CPU time">{lasting(s.usage.cpuTime)}</Fact>}
+        {s && <Fact name="CPU time">{s.usage.cpuTime < 60_000 ? millis(s.usage.cpuTime) : lasting(s.usage.cpuTime)}</Fact>}
         {s?.durability && (
           <Fact name="Stored">
-            {s.durability.lastCheckpoint ? time(s.durability.lastCheckpoint) : 'never'}{s.durability.dirty && ', changed since'}{s.durability.lost && ', something was lost with a node'}
+            {s.durability.lastCheckpoint ? time(s.durability.lastCheckpoint) + (s.durability.dirty ? ', changed since' : '') : 'never'}{s.durability.lost && ', something was lost with a node'}
             {s.durability.problem && <>: <bdi>{visible(s.durability.problem)}</bdi></>}
           </Fact>
         )}

@@ -35,7 +35,7 @@ export function SessionList() {
         </div>
       )}
       {loaded.value && all.length === 0 && (
-        <p class="empty">{rows.value.length ? 'No session matches.' : whose.value === '*' ? 'No session is awake.' : 'There is no session. Make one with c.'}</p>
+        <p class="empty">{rows.value.length ? 'No session matches.' : whose.value === '*' ? 'No session is awake.' : 'There is no session. Press c to make one.'}</p>
       )}
       {!loaded.value && <p class="empty" role="status">Loading…</p>}
       {count.value > pageSize && <Pages />}

@@ -23,12 +23,12 @@ export function SystemView() {
         <span class="facts">{plural(s.nodes.length, 'node')} · {plural(s.awake, 'session')} awake · {plural(s.waiting, 'create')} waiting · as front-end <code>{s.frontend.slice(0, 6)}</code> sees it</span>
       </div>
       <div class="charts">
-        <Chart title="Pool depth" times={times} tick={now.value} write={(n) => String(Math.round(n * 10) / 10)} series={[
+        <Chart title="Pool depth" times={times} tick={now.value} steps="whole" write={String} series={[
           { label: 'ready', values: line((m) => m.ready), colour: 'accent' }, { label: 'starting', values: line((m) => m.starting), colour: 'second' },
           { label: 'creates waiting', values: line((m) => m.waiting), colour: 'third' },
         ]} />
-        <Chart title="Sessions awake" times={times} tick={now.value} write={(n) => String(Math.round(n * 10) / 10)} series={[{ label: 'awake', values: line((m) => m.awake), colour: 'accent' }]} />
-        <Chart title="95 % took at most" times={times} tick={now.value} write={millis} series={Object.entries(names).map(([key, [label, colour]]) => ({ label, colour, values: line((m) => m.times[key]) }))} />
+        <Chart title="Sessions awake" times={times} tick={now.value} steps="whole" write={String} series={[{ label: 'awake', values: line((m) => m.awake), colour: 'accent' }]} />
+        <Chart title="95 % within" times={times} tick={now.value} write={millis} series={Object.entries(names).map(([key, [label, colour]]) => ({ label, colour, values: line((m) => m.times[key]) }))} />
       </div>
       <h2>Latencies since the front-end started</h2>
       <table class="list small">

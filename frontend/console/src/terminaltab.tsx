@@ -42,7 +42,7 @@ export function TerminalTab({ id, shown }: { id: string; shown: boolean }) {
           ? <button id="disconnect" onClick={() => terminal.current?.close()}>Disconnect</button>
           : <button id="connect" class="primary" disabled={state.value === 'opening'} onClick={open}>{state.value === 'opening' ? 'Connecting…' : 'Connect'}</button>}
       </div>
-      <div ref={place} class="terminal" />
+      <div ref={place} class="screen" />
     </div>
   );
 }

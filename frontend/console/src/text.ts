@@ -8,12 +8,7 @@ const unseen = /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028
 // The same in output, where line ends and tabs mean what they do.
 const unseenInOutput = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u180e\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
 
-function mark(c: string): string {
-  const code = c.charCodeAt(0);
-  if (code < 0x20) return String.fromCharCode(0x2400 + code);
-  if (code === 0x7f) return '␡';
-  return `⟨${code.toString(16).toUpperCase().padStart(4, '0')}⟩`;
-}
+const mark = (c: string): string => `⟨${c.charCodeAt(0).toString(16).toUpperCase().padStart(2, '0')}⟩`;
 
 /** visible is a text that a session has chosen, with what is unseen in it marked. */
 export const visible = (text: string): string => text.replace(unseen, mark);
