@@ -6,9 +6,11 @@ package e2e
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -44,6 +46,67 @@ func scrape(t *testing.T, reply *client.Reply) map[string]*dto.MetricFamily {
 	return families
 }
 
+// counted is what there was of in the test.
+var counted = []struct {
+	name   string
+	labels map[string]string
+}{
+	{"buntime_request_duration_seconds", map[string]string{"route": "POST /execute", "status": "200"}},
+	{"buntime_stage_duration_seconds", map[string]string{"route": "POST /execute", "stage": "node"}},
+	{"buntime_errors_total", map[string]string{"route": "GET /files/read", "code": "file_not_found"}},
+	{"buntime_preview_duration_seconds", map[string]string{"status": "2xx"}},
+	{"buntime_preview_duration_seconds", map[string]string{"status": "1xx"}}, // a WebSocket
+	{"buntime_create_duration_seconds", map[string]string{"from": "job", "result": "ok"}},
+	{"buntime_wake_duration_seconds", map[string]string{"result": "ok"}},
+	{"buntime_consul_request_duration_seconds", map[string]string{"operation": "txn", "status": "2xx"}},
+	{"buntime_nomad_request_duration_seconds", map[string]string{"operation": "register", "status": "2xx"}},
+	{"buntime_store_request_duration_seconds", map[string]string{"status": "ok"}},
+	{"buntime_leader", nil},
+	{"buntime_connections", nil},
+	{"buntime_node_start_duration_seconds", map[string]string{"kind": "session", "result": "ok"}},
+	{"buntime_node_start_duration_seconds", map[string]string{"kind": "wake", "result": "ok"}},
+	{"buntime_node_start_stage_duration_seconds", map[string]string{"kind": "wake", "stage": "image"}},
+	{"buntime_node_freeze_duration_seconds", map[string]string{"result": "ok"}},
+	{"buntime_node_thaw_duration_seconds", map[string]string{"result": "ok"}},
+	{"buntime_node_sleep_duration_seconds", map[string]string{"cause": "request", "result": "ok"}},
+	{"buntime_node_sandbox_ends_total", map[string]string{"reason": "asleep"}},
+	{"buntime_node_executions_total", map[string]string{"kind": "code", "reason": "exit"}},
+	{"buntime_node_executions_total", map[string]string{"kind": "code", "reason": "background"}},
+	{"buntime_node_executions_total", map[string]string{"kind": "command", "reason": "timeout"}},
+	{"buntime_node_executions_total", map[string]string{"kind": "code", "reason": "oom"}},
+	{"buntime_node_runners_taken_total", nil},
+	{"buntime_node_runners_ready", nil},
+	{"buntime_node_snapshot_duration_seconds", map[string]string{"kind": "final", "result": "ok"}},
+	{"buntime_node_snapshot_bytes_total", map[string]string{"part": "stored"}},
+	{"buntime_node_store_request_duration_seconds", map[string]string{"operation": "put", "status": "ok"}},
+	{"buntime_node_store_bytes_total", map[string]string{"operation": "put"}},
+	{"buntime_node_restore_duration_seconds", map[string]string{"result": "ok"}},
+	{"buntime_node_restorer_up", nil},
+	{"buntime_node_restorer_fetches_total", map[string]string{"result": "ok"}},
+	{"buntime_node_restorer_fetched_bytes_total", nil},
+	{"buntime_node_consul_request_duration_seconds", map[string]string{"operation": "put", "status": "2xx"}},
+	{"buntime_node_request_duration_seconds", map[string]string{"route": "POST /v1/execute"}},
+	{"buntime_node_errors_total", map[string]string{"code": "file_not_found"}},
+	{"buntime_node_preview_requests_total", map[string]string{"status": "2xx"}},
+	{"buntime_node_preview_requests_total", map[string]string{"status": "1xx"}},
+	{"buntime_node_sandboxes", map[string]string{"state": "active"}},
+	{"buntime_node_memory_available_bytes", nil},
+	{"buntime_node_state_available_bytes", nil},
+}
+
+// happened says whether something with these labels is above zero.
+func happened(family *dto.MetricFamily, labels map[string]string) bool {
+	return slices.ContainsFunc(family.GetMetric(), func(m *dto.Metric) bool {
+		matching := 0
+		for _, l := range m.GetLabel() {
+			if labels[l.GetName()] == l.GetValue() {
+				matching++
+			}
+		}
+		return matching == len(labels) && (m.GetCounter().GetValue() > 0 || m.GetGauge().GetValue() > 0 || m.GetHistogram().GetSampleCount() > 0)
+	})
+}
+
 // TestMonitoring: the dashboard and the alerts ask for what front-end and node really say
 // of themselves, once there was something of everything, and the documentation has all of it.
 func TestMonitoring(t *testing.T) {
@@ -51,7 +114,7 @@ func TestMonitoring(t *testing.T) {
 	if system.stack == nil {
 		t.Skip("the system runs already, and where its nodes have their metrics is not known")
 	}
-	s := newSession(t)
+	s := createSession(t, deadline(t, usual), enterprise(), M{"resourceLimits": M{"memory": 256}})
 	s.print(`1`)
 	s.shell(`echo x >file`)
 	s.background(`Bun.serve({ port: 8080, fetch: () => new Response("x") })`)
@@ -61,6 +124,15 @@ func TestMonitoring(t *testing.T) {
 	s.fetch("/")
 	status(t, s.sleep(M{"state": "deep-sleep"}), http.StatusOK)
 	s.read("file")
+	status(t, s.get("/files/read", "path", "none"), http.StatusNotFound)
+	equal(t, "timed out", s.execute(M{"command": "sleep 100", "timeout": 1}).TimedOut, true)
+	status(t, s.post("/execute", M{"code": `const hold = []; for (;;) hold.push(new Uint8Array(16 << 20).fill(1))`}), http.StatusInsufficientStorage)
+	s.background(socketServer)
+	socket, err := s.api.WebSocket(s.ctx, strings.Replace(s.page("/"), "http", "ws", 1), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket.CloseNow()
 
 	_, key := newKey(t, s.ctx, "create", "-account", "monitoring", "-operator", "-limit", "requests=1000000", "-label", "prometheus")
 	frontEnd := shared.WithKey(key)
@@ -84,9 +156,15 @@ func TestMonitoring(t *testing.T) {
 		if err != nil || reply.Status != http.StatusOK {
 			return false, fmt.Sprintf("no metrics of the front-end yet: %v", err) // it does not know the key yet
 		}
+		all := scrape(t, reply)
+		maps.Copy(all, scrape(t, send(t, s.ctx, node, client.Call{Method: "GET", Path: "/metrics"})))
 		there = monitoring.Metrics{}
-		there.Add(scrape(t, reply))
-		there.Add(scrape(t, send(t, s.ctx, node, client.Call{Method: "GET", Path: "/metrics"})))
+		there.Add(all)
+		for _, c := range counted {
+			if !happened(all[c.name], c.labels) {
+				return false, fmt.Sprintf("nothing of %s %v", c.name, c.labels)
+			}
+		}
 		return len(there["buntime_sessions"]) > 0, "no sessions are counted"
 	})
 	for _, q := range queries {

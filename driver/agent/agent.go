@@ -226,6 +226,7 @@ func (a *Agent) start(ctx context.Context, task *driver.Task) (*instance, error)
 	if err != nil {
 		return nil, err
 	}
+	kind, begin := kindOf(task), time.Now()
 	doors, err := openDoors(ctx, task)
 	if err != nil {
 		return nil, err
@@ -237,6 +238,7 @@ func (a *Agent) start(ctx context.Context, task *driver.Task) (*instance, error)
 			return nil, err
 		}
 	}
+	begin = metrics.Stage(kind, "claim", begin)
 	if task.Session != nil {
 		spec.Image = a.awaken(task)
 	}
@@ -245,6 +247,7 @@ func (a *Agent) start(ctx context.Context, task *driver.Task) (*instance, error)
 		doors.close()
 		return nil, errors.Join(err, a.cameToNothing(ctx, task))
 	}
+	begin = metrics.Stage(kind, "sandbox", begin)
 	i := a.newInstance(task, box)
 	if err = i.open(ctx, doors, false); err == nil && task.Session == nil {
 		err = i.startMain(ctx)
@@ -252,6 +255,7 @@ func (a *Agent) start(ctx context.Context, task *driver.Task) (*instance, error)
 	if err != nil {
 		return nil, errors.Join(err, i.Destroy(context.WithoutCancel(ctx)))
 	}
+	metrics.Stage(kind, "serve", begin)
 	return i, nil
 }
 

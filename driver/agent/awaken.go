@@ -37,6 +37,7 @@ func (a *Agent) awaken(task *driver.Task) func(ctx context.Context, path, notes 
 		return nil
 	}
 	return func(ctx context.Context, path, notes string) (workspace.Source, error) {
+		defer metrics.Stage(metrics.Wake, "image", time.Now())
 		if own, _, err := task.Rests.Load(ctx, task.Session.Epoch); err != nil || own.Over() {
 			return nil, errors.Join(err, fmt.Errorf("this life of the session is over before it has begun: %w", driver.ErrFenced))
 		}

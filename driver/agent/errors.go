@@ -50,6 +50,9 @@ const (
 	doneUnknown = "unknown"
 )
 
+// codeHeader tells the front-end the code of an error, which it passes on unread.
+const codeHeader = "Buntime-Code"
+
 // unavailable says that nothing was done, and may be soon.
 func unavailable(format string, args ...any) *Error {
 	return &Error{
@@ -96,6 +99,7 @@ type envelope struct {
 func writeError(w http.ResponseWriter, err error) {
 	e := asError(err)
 	metrics.Refused(e.Code)
+	w.Header().Set(codeHeader, e.Code)
 	if e.RetryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(e.RetryAfter))
 	}

@@ -16,11 +16,21 @@ type Room struct {
 	All, Each int
 	// Exempt clients, such as proxies of one's own, count towards All alone.
 	Exempt Networks
+	// Open, if set, is told of each connection that is let in (1) or closed (-1), and
+	// Refused of each that is not let in: whether for All, or for Each.
+	Open    func(change int)
+	Refused func(all bool)
 }
 
 // Limit makes a listener that closes at once the connections that it has no
 // room for.
 func Limit(l net.Listener, room Room) net.Listener {
+	if room.Open == nil {
+		room.Open = func(int) {}
+	}
+	if room.Refused == nil {
+		room.Refused = func(bool) {}
+	}
 	return &listener{Listener: l, room: room, by: map[netip.Prefix]int{}}
 }
 
@@ -55,11 +65,14 @@ func (l *listener) enter(client netip.Prefix) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.room.All > 0 && l.all >= l.room.All {
+		l.room.Refused(true)
 		return false
 	}
 	if l.room.Each > 0 && l.by[client] >= l.room.Each && !l.room.Exempt.Contain(client.Addr()) {
+		l.room.Refused(false)
 		return false
 	}
+	l.room.Open(1)
 	l.all++
 	l.by[client]++
 	return true
@@ -68,6 +81,7 @@ func (l *listener) enter(client netip.Prefix) bool {
 func (l *listener) leave(client netip.Prefix) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.room.Open(-1)
 	l.all--
 	if l.by[client]--; l.by[client] == 0 {
 		delete(l.by, client)

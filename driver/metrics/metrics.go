@@ -116,6 +116,32 @@ var (
 		"asleep", "expired", "stopped", "slot", "over", "exit", "oom", "killed", "died")
 )
 
+// stages of a start; see Stage.
+var stages = func() map[string]map[string]prometheus.Observer {
+	v := histogram("start_stage_duration_seconds", "Where the time of a start goes, by kind and stage: claim (ports, and Consul's word that it is this node's), image (what has to be restored first, of a wake), sandbox (with image), serve.", slow, "kind", "stage")
+	m := map[string]map[string]prometheus.Observer{}
+	for _, kind := range []string{Job, Slot, Session, Wake} {
+		m[kind] = map[string]prometheus.Observer{"sandbox": v.WithLabelValues(kind, "sandbox"), "serve": v.WithLabelValues(kind, "serve")}
+		if kind != Job {
+			m[kind]["claim"] = v.WithLabelValues(kind, "claim")
+		}
+		if kind == Wake {
+			m[kind]["image"] = v.WithLabelValues(kind, "image")
+		}
+	}
+	return m
+}()
+
+// Stage observes a part of a start of a kind, and returns when it ended, which is when the
+// next began.
+func Stage(kind, stage string, begin time.Time) time.Time {
+	now := time.Now()
+	if o := stages[kind][stage]; o != nil {
+		o.Observe(now.Sub(begin).Seconds())
+	}
+	return now
+}
+
 // Start is of starts of a kind.
 func Start(kind string) Timer { return starts[kind] }
 

@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/buntime/buntime/driver/tracing/tracingtest"
 )
@@ -28,6 +29,8 @@ func TestTrace(t *testing.T) {
 	if span.IsRecording() || len(h) > 0 {
 		t.Errorf("without an endpoint: %v, %v", span, h)
 	}
+
+	Past("too early", http.MethodGet, time.Now(), http.StatusOK)
 
 	c := tracingtest.Start(t)
 	for _, kv := range c.Env() {
@@ -53,6 +56,8 @@ func TestTrace(t *testing.T) {
 	if _, none := Continue(t.Context(), bare, "bare"); none.IsRecording() {
 		t.Error("what no front-end traces is traced")
 	}
+	begin := time.Now().Add(-time.Minute)
+	Past("past", http.MethodGet, begin, http.StatusNotFound, Session.String("ses_2"))
 	if err := stop(context.WithoutCancel(t.Context())); err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +66,11 @@ func TestTrace(t *testing.T) {
 		spans[s.Name] = s
 	}
 	first, node, last := spans["POST /a"], spans["node"], spans["far"]
-	if len(spans) != 3 || first.Service != "service" || first.Parent != "" || node.Parent != first.ID || last.Parent != node.ID || last.Trace != first.Trace {
+	Past("too late", http.MethodGet, time.Now(), http.StatusOK)
+	if past := spans["past"]; past.Parent != "" || past.Trace == first.Trace || past.Attributes[string(Session)] != "ses_2" {
+		t.Errorf("%+v", past)
+	}
+	if len(spans) != 4 || first.Service != "service" || first.Parent != "" || node.Parent != first.ID || last.Parent != node.ID || last.Trace != first.Trace {
 		t.Errorf("%+v", spans)
 	}
 	if first.Trace == theirs || len(first.Links) != 1 || first.Links[0] != theirs || node.Attributes[string(Session)] != "ses_1" {

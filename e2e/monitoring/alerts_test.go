@@ -70,6 +70,10 @@ var alerts = map[string]hours{
 		bad:  []string{`buntime_node_call_failures_total{instance="a",reason="unreachable"} 0+20x60`},
 		good: []string{`buntime_node_call_failures_total{instance="a",reason="unreachable"} 0+1x60`, `buntime_node_call_failures_total{instance="a",reason="moved"} 0+1000x60`},
 	},
+	"BuntimeConnectionsFull": {
+		bad:  []string{`buntime_connections_refused_total{instance="a",reason="total"} 0x20 0+10x20 210x20`},
+		good: []string{`buntime_connections_refused_total{instance="a",reason="total"} 7x60`, `buntime_connections_refused_total{instance="a",reason="client"} 0+100x60`},
+	},
 	"BuntimeSessionsLost": {
 		bad:  []string{`buntime_fallbacks_total{instance="a"} 0x20 3x40`},
 		good: []string{`buntime_fallbacks_total{instance="a"} 3x60`, `buntime_sessions_ended_total{instance="a",reason="expired"} 0+100x60`},

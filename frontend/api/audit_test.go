@@ -6,6 +6,7 @@ package api_test
 import (
 	"bytes"
 	"encoding/json"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -27,6 +28,15 @@ func TestAudit(t *testing.T) {
 	w.send(paid, "POST", "/execute", `{"sessionId":"`+id+`","command":"`+word+`"}`).ok(nil)
 	w.send(paid, "POST", "/files/write", `{"sessionId":"`+id+`","path":"`+word+`","content":"`+word+`"}`).ok(nil)
 	w.send(paid, "GET", "/files/read?path=a&sessionId="+id, "").ok(nil)
+	for _, code := range []string{"file_not_found", "hostile"} { // what a node says passes unread, but for this
+		w.node.answers(func(out http.ResponseWriter, _ *http.Request) {
+			out.Header().Set("Buntime-Code", code)
+			out.WriteHeader(http.StatusNotFound)
+		})
+		if r := w.send(paid, "DELETE", "/files?path=a&sessionId="+id, ""); r.Header().Get("Buntime-Code") != "" {
+			t.Error("the client sees what is the front-end's")
+		}
+	}
 	w.send(other, "POST", "/execute", `{"sessionId":"`+id+`","code":"1"}`).refused(404, "session_not_found")
 	w.send(paid, "POST", "/execute", `{"sessionId":"`+id+`","code":7}`).refused(400, "invalid_request")
 	w.send("btk_"+word, "GET", "/sessions", "").refused(401, "unauthorized")
@@ -46,6 +56,8 @@ func TestAudit(t *testing.T) {
 		{"session.execute", "ok", "paid", id},
 		{"session.execute", "ok", "paid", id},
 		{"files.write", "ok", "paid", id},
+		{"files.delete", "file_not_found", "paid", id},
+		{"files.delete", "invalid_request", "paid", id},
 		{"session.execute", "session_not_found", "other", id},
 		{"session.execute", "invalid_request", "paid", ""},
 		{"request", "unauthorized", "", ""},

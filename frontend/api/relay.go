@@ -9,12 +9,14 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/go-json-experiment/json"
 
 	"github.com/buntime/buntime/frontend"
+	"github.com/buntime/buntime/frontend/node"
 )
 
 // passed are the headers of a node's answer that clients get to see, in the form
@@ -46,6 +48,9 @@ func relay(ctx context.Context, w http.ResponseWriter, res *http.Response) {
 	if trails {
 		w.Header().Set("Trailer", timingHeader)
 	}
+	if ours && res.StatusCode >= http.StatusBadRequest {
+		out.code = codeOf(res)
+	}
 	w.WriteHeader(res.StatusCode)
 	err := pass(w, res.Body, events)
 	if trails {
@@ -65,6 +70,20 @@ func relay(ctx context.Context, w http.ResponseWriter, res *http.Response) {
 	}
 	body, _ := json.Marshal(&Failure{Err: e}) // a struct of strings
 	_, _ = w.Write([]byte("\n\nevent: error\ndata: " + string(body) + "\n\n"))
+}
+
+// codes are all that there are.
+var codes = frontend.Codes()
+
+// codeOf is the code of a node's error.
+func codeOf(res *http.Response) string {
+	if said := res.Header.Get(node.CodeHeader); slices.Contains(codes, frontend.Code(said)) {
+		return said
+	}
+	if res.StatusCode >= http.StatusInternalServerError {
+		return string(frontend.CodeInternal)
+	}
+	return string(frontend.CodeInvalidRequest)
 }
 
 // errGone says that the client does not take any more.

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/buntime/buntime/driver/calls"
+	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/frontend"
 )
 
@@ -41,7 +42,10 @@ type Metrics struct {
 	nodes         *prometheus.CounterVec
 
 	// Leads is 1 while this front-end leads.
-	Leads prometheus.Gauge
+	Leads       prometheus.Gauge
+	connections prometheus.Gauge
+	refused     map[bool]prometheus.Counter // whether for all clients together
+
 	// AuditLost counts events that the audit log has not taken.
 	AuditLost prometheus.Counter
 }
@@ -92,6 +96,11 @@ func New() *Metrics {
 		m.slots.WithLabelValues(string(result))
 	}
 	m.creates.WithLabelValues(frontend.FromNone, string(frontend.OutcomeError))
+	m.connections = prometheus.NewGauge(prometheus.GaugeOpts{Name: "buntime_connections", Help: "Connections of clients that are open."})
+	refused := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "buntime_connections_refused_total", Help: "Connections that were closed at once, by reason: total, there were connections.total of all clients, or client, there were connections.per_client of one.",
+	}, []string{"reason"})
+	m.refused = map[bool]prometheus.Counter{true: refused.WithLabelValues("total"), false: refused.WithLabelValues("client")}
 	for _, why := range []string{frontend.EndDeleted, frontend.EndExpired, frontend.EndNotStarted, frontend.EndLost} {
 		m.ended.WithLabelValues(why)
 	}
@@ -100,7 +109,7 @@ func New() *Metrics {
 	}
 	m.registry.MustRegister(
 		m.requests, m.refusals, m.stages, previews, m.creates, m.wakes, m.slots, m.ended, m.fallbacks, m.reapFails,
-		m.consul, m.nomad, m.store, m.nodes, m.Leads, m.AuditLost,
+		m.consul, m.nomad, m.store, m.nodes, m.Leads, m.AuditLost, m.connections, refused,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m
@@ -131,6 +140,13 @@ func (m *Metrics) Stage(route, stage string, took time.Duration) {
 // Preview counts a request of a preview by the status of its answer, 0 if there was none.
 func (m *Metrics) Preview(status int, took time.Duration) {
 	m.previews[calls.Class(status)].Observe(took.Seconds())
+}
+
+// Room has connections counted; see door.Room.
+func (m *Metrics) Room(r door.Room) door.Room {
+	r.Open = func(change int) { m.connections.Add(float64(change)) }
+	r.Refused = func(all bool) { m.refused[all].Inc() }
+	return r
 }
 
 // Consul has calls of Consul counted.

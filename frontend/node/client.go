@@ -42,6 +42,9 @@ const (
 	DoneNo     = "no"
 )
 
+// CodeHeader has, in an error's answer, its code.
+const CodeHeader = "Buntime-Code"
+
 // Client calls node agents. The zero value is not ready; see NewClient.
 type Client struct {
 	// Failed, if set, is told of each call that the session's node has not answered:

@@ -188,7 +188,7 @@ func Serve(ctx context.Context, c Config, l net.Listener, log *slog.Logger) erro
 	}
 	p.handler.Proxies = proxies
 	srv := relay.NewServer(door.NewServer(door.Behind(proxies, p.lastAnswers()), limits, slog.NewLogLogger(log.Handler(), slog.LevelDebug)), limits, p.relay)
-	l = door.Limit(l, door.Room{All: c.Connections.Total, Each: c.Connections.PerClient, Exempt: proxies})
+	l = door.Limit(l, p.metrics.Room(door.Room{All: c.Connections.Total, Each: c.Connections.PerClient, Exempt: proxies}))
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
 	log.Info("serving", "address", l.Addr().String(), "url", c.BaseURL, "previews", c.PreviewScheme+"://ses-….", "domain", c.PreviewDomain)
