@@ -5,7 +5,6 @@ package agent
 
 import (
 	"fmt"
-	"os"
 	"testing"
 	"time"
 
@@ -164,16 +163,10 @@ func TestRunnersQuota(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A processor that is emulated takes far longer for a start than what is given back
-	// for one at most: there it is only seen that it is.
-	emulated, starts := os.Getenv("BUNTIME_TEST_VM") != "", 80 // of 9 ms; the quota and what may be saved up are 62 each
-	if emulated {
-		starts = 10
-	}
-	if stats.ThrottledPeriods != 0 && !emulated {
+	if stats.ThrottledPeriods != 0 {
 		t.Errorf("the start of the session was throttled in %d periods", stats.ThrottledPeriods)
 	}
-	for range starts {
+	for range 80 { // of 9 ms; the quota and what may be saved up are 62 each
 		run, err := s.runners.prepare(t.Context(), workspaceDir)
 		if err != nil {
 			t.Fatal(err)
@@ -188,7 +181,7 @@ func TestRunnersQuota(t *testing.T) {
 	if s.runners.refunds.given == 0 {
 		t.Error("nothing was given back")
 	}
-	if n := after.ThrottledPeriods - stats.ThrottledPeriods; n != 0 && !emulated {
+	if n := after.ThrottledPeriods - stats.ThrottledPeriods; n != 0 {
 		t.Errorf("the start of runners was throttled in %d periods", n)
 	}
 }

@@ -36,11 +36,15 @@ var runs = []Run{
 			"SpoofedSourceIsDropped|HeaderOptionsAreDropped|NoIPv6|ConnectionRate|OpenConnectionsMax|ModeNone|OpenAfterRestart|" +
 			"Create|Sweep|Join|DialContext|Listening|DestroyForgetsConnections|FirstPacketArrives|Resolver|NothingIsLeft)$",
 	}},
-	// Not what takes long and asks little of the kernel: the mutations of the
-	// attacks, snapshots, terminals; and not what takes two executions for a sequence,
-	// which an emulated processor is too slow for. Landlock keeps abstract sockets apart from 6.12 on only.
+	// What the kernel does for a session: limits, kills, rest, accounts, the boundary. Not
+	// the mutations of the attacks, and not what goes by the clock and asks little of it: an
+	// emulated processor is ten times as slow. Landlock keeps abstract sockets apart from
+	// 6.12 on only.
 	{Package: "driver/agent", Args: []string{
-		"-test.skip=^TestEscapes$/^mutations$|^TestAbstractSockets$/^shared_network$|^Test(StopSleeps|Sleep.*|Checkpoints|GVisor.*|Terminal.*|Runners(Sequence|AtRest|Few|Shed))$",
+		"-test.run=^Test(Execute|Restart|Escapes|AbstractSockets|FromOutside|Mounts|Told|HeapKnowsItsLimit|Favour.*|RootImage|" +
+			"Idle.*|LifeWhenFreezingFails|RunningExecutionIsNotIdle|MemoryLimit|PidsLimit|TimeoutEndsTheTree|Usage|OrphanInParts|" +
+			"RemoveAll|OutOfMemoryFromJournal)$",
+		"-test.skip=^TestEscapes$/^mutations$|^TestAbstractSockets$/^shared_network$",
 	}},
 	// What is about the kernel, over real sandboxes.
 	{Package: "driver", Args: []string{
