@@ -15,6 +15,7 @@ import (
 
 	"github.com/buntime/buntime/driver/calls"
 	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/credentials"
 	"github.com/buntime/buntime/driver/metrics"
 )
 
@@ -46,11 +47,11 @@ func newConsulKV(config ConsulConfig) (*api.KV, error) {
 	if config.Address != "" {
 		settings.Address = config.Address
 	}
-	if config.Token != "" {
-		settings.Token = config.Token
-	}
+	access := credentials.Consul(settings, credentials.Access{
+		TokenFile: config.TokenFile, Files: config.TLS, ServerName: config.TLSServerName, Fail: config.Fail,
+	}, config.Token)
 	var err error
-	if settings.HttpClient, err = api.NewHttpClient(settings.Transport, settings.TLSConfig); err != nil {
+	if settings.HttpClient, err = access.Client(settings.Transport, credentials.ConsulToken); err != nil {
 		return nil, fmt.Errorf("configure Consul client: %w", err)
 	}
 	settings.HttpClient.Transport = calls.Measured(settings.HttpClient.Transport, calls.Consul, metrics.Consul())

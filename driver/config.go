@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/base"
 
 	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/credentials"
 	"github.com/buntime/buntime/driver/metrics"
 	"github.com/buntime/buntime/driver/sandbox"
 	"github.com/buntime/buntime/driver/sandbox/network"
@@ -72,6 +73,10 @@ type Config struct {
 	// NodeSecret is what front-ends and nodes derive tokens from. Without it
 	// the node serves no sessions.
 	NodeSecret []byte
+	// OldSecret is the one before, whose tokens are still taken; empty: none are.
+	OldSecret []byte
+	// TLS are the certificates of the sessions' listeners; without any they speak plain HTTP.
+	TLS credentials.Files
 	// PreviewAccess says whose requests the preview ports of sessions take.
 	PreviewAccess Access
 	// Metrics says where the node's metrics are to be read.
@@ -116,9 +121,14 @@ const (
 // ConsulConfig says how to reach Consul. What is empty comes from Consul's
 // usual environment variables and defaults.
 type ConsulConfig struct {
-	Address string
-	Token   string
-	Prefix  string // folder in KV
+	Address       string
+	Token         string
+	TokenFile     string // read anew when it changes
+	TLS           credentials.Files
+	TLSServerName string // if it is not the host of Address
+	Prefix        string // folder in KV
+	// Fail, which may be nil, is told when files have become useless.
+	Fail func(error)
 }
 
 // NetworkConfig is the network of the sandboxes.
@@ -160,6 +170,9 @@ type rawConfig struct {
 	Runsc         string     `codec:"runsc"`
 	NodeSecret    string     `codec:"node_secret"`
 	SecretFile    string     `codec:"node_secret_file"`
+	OldSecret     string     `codec:"old_node_secret"`
+	OldSecretFile string     `codec:"old_node_secret_file"`
+	TLS           rawTLS     `codec:"tls"`
 	PreviewAccess string     `codec:"preview_access"`
 	Metrics       rawMetrics `codec:"metrics"`
 	Consul        rawConsul  `codec:"consul"`
@@ -178,10 +191,20 @@ type rawMetrics struct {
 }
 
 type rawConsul struct {
-	Address   string `codec:"address"`
-	Token     string `codec:"token"`
-	TokenFile string `codec:"token_file"`
-	Prefix    string `codec:"prefix"`
+	Address       string `codec:"address"`
+	Token         string `codec:"token"`
+	TokenFile     string `codec:"token_file"`
+	CAFile        string `codec:"ca_file"`
+	CertFile      string `codec:"cert_file"`
+	KeyFile       string `codec:"key_file"`
+	TLSServerName string `codec:"tls_server_name"`
+	Prefix        string `codec:"prefix"`
+}
+
+type rawTLS struct {
+	CAFile   string `codec:"ca_file"`
+	CertFile string `codec:"cert_file"`
+	KeyFile  string `codec:"key_file"`
 }
 
 type rawNetwork struct {
@@ -242,12 +265,17 @@ func parseConfig(data []byte) (*Config, error) {
 		Runsc:         or(raw.Runsc, onPath("runsc")),
 		RunscGiven:    raw.Runsc != "",
 		NodeSecret:    []byte(or(raw.NodeSecret, os.Getenv(secretEnv))),
+		OldSecret:     []byte(raw.OldSecret),
+		TLS:           credentials.Files{CA: raw.TLS.CAFile, Cert: raw.TLS.CertFile, Key: raw.TLS.KeyFile},
 		PreviewAccess: Access(or(raw.PreviewAccess, string(AccessAny))),
 		Metrics:       metrics.Config{Address: raw.Metrics.Address, Token: raw.Metrics.Token},
 		Consul: ConsulConfig{
-			Address: raw.Consul.Address,
-			Token:   raw.Consul.Token,
-			Prefix:  or(strings.Trim(raw.Consul.Prefix, "/"), claim.DefaultPrefix),
+			Address:       raw.Consul.Address,
+			Token:         raw.Consul.Token,
+			TokenFile:     raw.Consul.TokenFile,
+			TLS:           credentials.Files{CA: raw.Consul.CAFile, Cert: raw.Consul.CertFile, Key: raw.Consul.KeyFile},
+			TLSServerName: raw.Consul.TLSServerName,
+			Prefix:        or(strings.Trim(raw.Consul.Prefix, "/"), claim.DefaultPrefix),
 		},
 	}
 	if config.Init == "" {
@@ -260,6 +288,9 @@ func parseConfig(data []byte) (*Config, error) {
 	config.Restorer = filepath.Join(filepath.Dir(config.Init), "buntime-restorer")
 	for _, p := range []struct{ key, path string }{
 		{"rootfs", config.Rootfs}, {"bun", config.Bun}, {"init", config.Init}, {"state_dir", config.StateDir}, {"runsc", config.Runsc},
+		{"tls: ca_file", config.TLS.CA}, {"tls: cert_file", config.TLS.Cert}, {"tls: key_file", config.TLS.Key},
+		{"consul: token_file", config.Consul.TokenFile}, {"consul: ca_file", config.Consul.TLS.CA},
+		{"consul: cert_file", config.Consul.TLS.Cert}, {"consul: key_file", config.Consul.TLS.Key},
 	} {
 		if p.path != "" && !filepath.IsAbs(p.path) {
 			return nil, fmt.Errorf("plugin config: %s must be an absolute path, got %q", p.key, p.path)
@@ -267,6 +298,14 @@ func parseConfig(data []byte) (*Config, error) {
 	}
 	if n := len(config.NodeSecret); n != 0 && n < minSecret {
 		return nil, fmt.Errorf("plugin config: node_secret must have at least %d characters, got %d", minSecret, n)
+	}
+	if n := len(config.OldSecret); n != 0 && (n < minSecret || len(config.NodeSecret) == 0) {
+		return nil, fmt.Errorf("plugin config: old_node_secret is a node_secret's predecessor, of at least %d characters", minSecret)
+	}
+	if !config.TLS.None() {
+		if err := config.TLS.Complete(); err != nil {
+			return nil, fmt.Errorf("plugin config: tls: %w", err)
+		}
 	}
 	if config.PreviewAccess != AccessAny && config.PreviewAccess != AccessFrontEnd {
 		return nil, fmt.Errorf("plugin config: preview_access is %q or %q, not %q", AccessAny, AccessFrontEnd, config.PreviewAccess)
@@ -315,6 +354,7 @@ func (raw *rawConfig) readSecrets() error {
 	}
 	secrets := []secret{
 		{"node_secret", &raw.NodeSecret, raw.SecretFile},
+		{"old_node_secret", &raw.OldSecret, raw.OldSecretFile},
 		{"consul.token", &raw.Consul.Token, raw.Consul.TokenFile},
 		{"metrics.token", &raw.Metrics.Token, raw.Metrics.TokenFile},
 	}

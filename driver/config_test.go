@@ -5,6 +5,8 @@ package driver
 
 import (
 	"net/netip"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"github.com/hashicorp/nomad/plugins/shared/hclspec"
 	"github.com/shoenig/test/must"
 
+	"github.com/buntime/buntime/driver/credentials"
 	"github.com/buntime/buntime/driver/metrics"
 )
 
@@ -141,35 +144,56 @@ func TestPluginConfig(t *testing.T) {
 	must.Eq(t, "from the environment", string(config.NodeSecret))
 }
 
+// TestPluginConfigOfACluster: what docs/cluster.md has for nodes is a configuration.
+func TestPluginConfigOfACluster(t *testing.T) {
+	doc, err := os.ReadFile("../docs/cluster.md")
+	must.NoError(t, err)
+	block := regexp.MustCompile("(?s)plugin \"nomad-driver-bun\" \\{\n  config \\{\n(.*?)\n  \\}\n\\}\n").FindSubmatch(doc)
+	must.NotNil(t, block)
+	dir := t.TempDir()
+	must.NoError(t, os.WriteFile(dir+"/consul-node.token", []byte("t\n"), 0o600))
+	config, err := parsePluginHCL(t, strings.NewReplacer(`"…"`, `"0123456789abcdef"`, "/etc/buntime", dir).Replace(string(block[1])))
+	must.NoError(t, err)
+	must.Eq(t, credentials.Files{CA: dir + "/ca.pem", Cert: dir + "/node.pem", Key: dir + "/node-key.pem"}, config.TLS)
+	must.Eq(t, AccessFrontEnd, config.PreviewAccess)
+	must.Eq(t, dir+"/consul-node.token", config.Consul.TokenFile)
+	must.Eq(t, dir+"/cluster-ca.pem", config.Consul.TLS.CA)
+	must.Eq(t, "https://127.0.0.1:8501", config.Consul.Address)
+}
+
 func TestPluginConfigErrors(t *testing.T) {
 	for hcl, want := range map[string]string{
-		`rootfs = "srv"`:                             `rootfs must be an absolute path, got "srv"`,
-		`bun = "bun"`:                                `bun must be an absolute path`,
-		`init = "init"`:                              `init must be an absolute path`,
-		`state_dir = "state"`:                        `state_dir must be an absolute path`,
-		`node_secret = "short"`:                      `node_secret must have at least 16 characters, got 5`,
-		`preview_access = "nobody"`:                  `preview_access is "any" or "front-end"`,
-		`network { pool = "10.0.0.0" }`:              `network: pool must be a range such as`,
-		`network { pool = "2001:db8::/64" }`:         `pool must be an IPv4 range`,
-		`network { pool = "10.0.0.0/31" }`:           `pool must be an IPv4 range`,
-		`network { deny = ["10.0.0.1"] }`:            `deny must hold ranges`,
-		`network { allow = ["10.0.0.1"] }`:           `allow must hold ranges`,
-		`network { allow = ["169.254.169.254/32"] }`: `allow 169.254.169.254/32: metadata services, special addresses and the sandboxes themselves have no exceptions`,
-		`network { allow = ["203.0.113.0/24"] }`:     `is open already`,
-		`network { allow = ["fd00::/8"] }`:           `want an IPv4 range`,
-		`network { conn_rate = 0 }`:                  `conn_rate must be a whole number from 1 to`,
-		`network { conn_burst = 1.5 }`:               `conn_burst must be a whole number`,
-		`network { conn_max = -1 }`:                  `conn_max must be a whole number`,
-		`network { resolvers = ["dns.local"] }`:      `resolvers must hold IP addresses`,
-		`ids { first = 1000 }`:                       `ids: first must be a whole number from 65536 to 2147483647, got 1000`,
-		`ids { last = 2147483648 }`:                  `ids: last must be a whole number`,
-		"ids {\n first = 100000\n last = 165534\n}":  `ids: a sandbox needs 65536 ids, first to last are 65535`,
-		`ids { last = 100000 }`:                      `ids: a sandbox needs 65536 ids`,
-		`defaults { pids_max = 1 }`:                  `defaults: pids_max must be a whole number from 16 to`,
-		`defaults { disk = 0.5 }`:                    `disk must be a whole number from 16 to`,
-		`defaults { files_max = -1 }`:                `files_max must be a whole number from 64 to`,
-		`rootfz = "/srv"`:                            `rootfz`,
-		`defaults { pids_max = "plenty" }`:           `number`,
+		`rootfs = "srv"`:                       `rootfs must be an absolute path, got "srv"`,
+		`bun = "bun"`:                          `bun must be an absolute path`,
+		`init = "init"`:                        `init must be an absolute path`,
+		`state_dir = "state"`:                  `state_dir must be an absolute path`,
+		`node_secret = "short"`:                `node_secret must have at least 16 characters, got 5`,
+		`old_node_secret = "0123456789abcdef"`: `old_node_secret is a node_secret's predecessor`,
+		`tls { ca_file = "" cert_file = "/b" key_file = "/c" }`:  `tls: ca_file is missing`,
+		`tls { ca_file = "/a" cert_file = "" key_file = "/c" }`:  `tls: cert_file and key_file are both needed`,
+		`tls { ca_file = "a" cert_file = "/b" key_file = "/c" }`: `tls: ca_file must be an absolute path`,
+		`preview_access = "nobody"`:                              `preview_access is "any" or "front-end"`,
+		`network { pool = "10.0.0.0" }`:                          `network: pool must be a range such as`,
+		`network { pool = "2001:db8::/64" }`:                     `pool must be an IPv4 range`,
+		`network { pool = "10.0.0.0/31" }`:                       `pool must be an IPv4 range`,
+		`network { deny = ["10.0.0.1"] }`:                        `deny must hold ranges`,
+		`network { allow = ["10.0.0.1"] }`:                       `allow must hold ranges`,
+		`network { allow = ["169.254.169.254/32"] }`:             `allow 169.254.169.254/32: metadata services, special addresses and the sandboxes themselves have no exceptions`,
+		`network { allow = ["203.0.113.0/24"] }`:                 `is open already`,
+		`network { allow = ["fd00::/8"] }`:                       `want an IPv4 range`,
+		`network { conn_rate = 0 }`:                              `conn_rate must be a whole number from 1 to`,
+		`network { conn_burst = 1.5 }`:                           `conn_burst must be a whole number`,
+		`network { conn_max = -1 }`:                              `conn_max must be a whole number`,
+		`network { resolvers = ["dns.local"] }`:                  `resolvers must hold IP addresses`,
+		`ids { first = 1000 }`:                                   `ids: first must be a whole number from 65536 to 2147483647, got 1000`,
+		`ids { last = 2147483648 }`:                              `ids: last must be a whole number`,
+		"ids {\n first = 100000\n last = 165534\n}":              `ids: a sandbox needs 65536 ids, first to last are 65535`,
+		`ids { last = 100000 }`:                                  `ids: a sandbox needs 65536 ids`,
+		`defaults { pids_max = 1 }`:                              `defaults: pids_max must be a whole number from 16 to`,
+		`defaults { disk = 0.5 }`:                                `disk must be a whole number from 16 to`,
+		`defaults { files_max = -1 }`:                            `files_max must be a whole number from 64 to`,
+		`rootfz = "/srv"`:                                        `rootfz`,
+		`defaults { pids_max = "plenty" }`:                       `number`,
 	} {
 		_, err := parsePluginHCL(t, hcl)
 		must.ErrorContains(t, err, want, must.Sprint(hcl))

@@ -168,7 +168,9 @@ func (d *Driver) claimsOf() (claimer, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.claims == nil {
-		if d.claims, err = newConsulClaims(config.Consul); err != nil {
+		consul := config.Consul
+		consul.Fail = func(err error) { d.logger.Warn("goes on with what it had for Consul", "error", err) }
+		if d.claims, err = newConsulClaims(consul); err != nil {
 			d.claims = nil
 			return nil, err
 		}

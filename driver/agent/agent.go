@@ -9,6 +9,7 @@ package agent
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -20,6 +21,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/buntime/buntime/driver"
+	"github.com/buntime/buntime/driver/credentials"
 	"github.com/buntime/buntime/driver/metrics"
 	"github.com/buntime/buntime/driver/restorer"
 	"github.com/buntime/buntime/driver/sandbox"
@@ -55,6 +57,9 @@ type Agent struct {
 	// restorer, unless it is nil, lets a workspace be in use before all of it is there.
 	restorer *restorer.Client
 
+	// apiTLS and previewTLS are of the sessions' listeners; nil: they speak plain HTTP.
+	apiTLS, previewTLS *tls.Config
+
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 
@@ -74,16 +79,20 @@ func Open(ctx context.Context, config *driver.Config, log hclog.Logger) (driver.
 
 // open is Open that leaves out some layers of the sandboxes', for tests.
 func open(ctx context.Context, config *driver.Config, log hclog.Logger, without []sandbox.Layer) (*Agent, error) {
-	certs := hostCerts
-	if _, err := os.Stat(certs); err != nil {
-		certs = ""
+	trusted := hostCerts
+	if _, err := os.Stat(trusted); err != nil {
+		trusted = ""
+	}
+	apiTLS, previewTLS, err := openTLS(config, log)
+	if err != nil {
+		return nil, err
 	}
 	node, err := sandbox.Open(sandbox.Config{
 		StateDir:        config.StateDir,
 		Rootfs:          config.Rootfs,
 		Init:            config.Init,
 		Bun:             config.Bun,
-		CertFile:        certs,
+		CertFile:        trusted,
 		Runsc:           config.Runsc,
 		Network:         networkOf(config),
 		FirstID:         config.IDs.First,
@@ -104,7 +113,7 @@ func open(ctx context.Context, config *driver.Config, log hclog.Logger, without 
 		return nil, errors.Join(err, closeStore(), node.Close())
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	a := &Agent{config: config, log: log, node: node, snapshots: snapshots, closeStore: closeStore, cancel: cancel, instances: make(map[*instance]struct{}), settled: time.Now(), archives: make(chan struct{}, nodeArchives), saves: make(chan struct{}, nodeSaves), stock: newStock(config.RunnerMemory)}
+	a := &Agent{config: config, log: log, apiTLS: apiTLS, previewTLS: previewTLS, node: node, snapshots: snapshots, closeStore: closeStore, cancel: cancel, instances: make(map[*instance]struct{}), settled: time.Now(), archives: make(chan struct{}, nodeArchives), saves: make(chan struct{}, nodeSaves), stock: newStock(config.RunnerMemory)}
 	a.openRestorer(ctx)
 	a.tasks.Go(func() { a.sweep(ctx) })
 	a.tasks.Go(func() { a.keepFavour(ctx) })
@@ -112,6 +121,22 @@ func open(ctx context.Context, config *driver.Config, log hclog.Logger, without 
 		a.tasks.Go(func() { metrics.Serve(ctx, config.Metrics, census{a}, log.Named("metrics")) })
 	}
 	return a, nil
+}
+
+// openTLS reads the certificates for sessions' listeners, where there are any.
+func openTLS(config *driver.Config, log hclog.Logger) (forAPI, forPreviews *tls.Config, err error) {
+	if config.TLS.None() {
+		return nil, nil, nil
+	}
+	certs, err := credentials.Open(config.TLS, func(err error) { log.Warn("goes on with the certificates that it had", "error", err) })
+	if err != nil {
+		return nil, nil, fmt.Errorf("tls: %w", err)
+	}
+	visitors := []string{credentials.FrontEnd}
+	if config.PreviewAccess == driver.AccessAny {
+		visitors = append(visitors, credentials.Proxy)
+	}
+	return certs.Server(credentials.FrontEnd), certs.Server(visitors...), nil
 }
 
 // checkTimeout bounds the look whether there can be a restorer, which takes some 10 ms.

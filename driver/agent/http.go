@@ -5,7 +5,7 @@ package agent
 
 import (
 	"context"
-	"crypto/subtle"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -58,11 +58,14 @@ func (s *Session) newServer(h http.Handler) *http.Server {
 	return door.NewServer(h, limits, s.log.StandardLogger(nil))
 }
 
-// serve answers on l until close.
-func (s *Session) serve(l net.Listener, h httpServer, connections int) {
+// serve answers on l until close, with secured, if it is not nil, in TLS.
+func (s *Session) serve(l net.Listener, h httpServer, connections int, secured *tls.Config) {
 	srv := server{http: h, done: make(chan struct{})}
 	s.servers = append(s.servers, srv)
 	l = door.Limit(l, door.Room{All: connections})
+	if secured != nil {
+		l = tls.NewListener(l, secured)
+	}
 	go func() {
 		defer close(srv.done)
 		if err := srv.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
@@ -71,8 +74,8 @@ func (s *Session) serve(l net.Listener, h httpServer, connections int) {
 	}()
 }
 
-// api is what front-ends call, with the session's token.
-func (i *instance) api(s *Session, token string) http.Handler {
+// api is what front-ends call, with one of the session's tokens.
+func (i *instance) api(s *Session, tokens tokens) http.Handler {
 	mux := http.NewServeMux()
 	handle := func(pattern string, activity bool, h func(http.ResponseWriter, *http.Request) error) {
 		took := metrics.Route(pattern)
@@ -134,9 +137,9 @@ func (i *instance) api(s *Session, token string) http.Handler {
 	handle("POST /v1/sleep", false, i.serveSleep(s))
 	handle("POST /v1/extend", true, i.serveExtend(s))
 
-	want := []byte("Bearer " + token)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), want) != 1 {
+		shown, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		if !bearer || !tokens.have([]byte(shown)) {
 			w.Header().Set(door.MovedHeader, "1") // for who took this for the address of a preview
 			w.WriteHeader(http.StatusUnauthorized)
 			return

@@ -118,10 +118,10 @@ func (i *instance) open(ctx context.Context, doors doors, recovered bool) error 
 	}
 	s.runners.fill(1) // the first execution waits for it; more would only slow it down
 	config := i.agent.config
-	s.serve(doors.api, s.newServer(i.api(s, claim.Token(config.NodeSecret, s.ID, s.Epoch))), apiConnections)
-	token := claim.PreviewToken(config.NodeSecret, s.ID, s.Epoch)
-	previews := s.newServer(i.taken(s.preview(token, config.PreviewAccess)))
-	s.serve(doors.preview, relay.NewServer(previews, limits, i.relayPolicy(s, token, config.PreviewAccess)), previewConnections)
+	s.serve(doors.api, s.newServer(i.api(s, tokensOf(config, s, claim.Token))), apiConnections, i.agent.apiTLS)
+	visits := tokensOf(config, s, claim.PreviewToken)
+	previews := s.newServer(i.taken(s.preview(visits, config.PreviewAccess)))
+	s.serve(doors.preview, relay.NewServer(previews, limits, i.relayPolicy(s, visits, config.PreviewAccess)), previewConnections, i.agent.previewTLS)
 	return nil
 }
 

@@ -5,7 +5,6 @@ package agent
 
 import (
 	"context"
-	"crypto/subtle"
 	"errors"
 	"fmt"
 	"net"
@@ -21,9 +20,9 @@ import (
 	"github.com/buntime/buntime/driver/relay"
 )
 
-// preview passes requests to the web servers in the session. Who shows the
-// token is a front-end, and believed what it says of its client.
-func (s *Session) preview(token string, access driver.Access) http.Handler {
+// preview passes requests to the web servers in the session. Who shows one of the
+// tokens is a front-end, and believed what it says of its client.
+func (s *Session) preview(tokens tokens, access driver.Access) http.Handler {
 	transport := &http.Transport{
 		DialContext:            s.dialApp,
 		MaxIdleConnsPerHost:    64,
@@ -33,7 +32,7 @@ func (s *Session) preview(token string, access driver.Access) http.Handler {
 		MaxResponseHeaderBytes: door.MaxAnswerHeader,
 	}
 	frontEnd := func(r *http.Request) bool {
-		return subtle.ConstantTimeCompare([]byte(r.Header.Get(door.TokenHeader)), []byte(token)) == 1
+		return tokens.have([]byte(r.Header.Get(door.TokenHeader)))
 	}
 	proxy := &httputil.ReverseProxy{
 		Transport:     transport,

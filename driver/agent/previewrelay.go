@@ -5,7 +5,6 @@ package agent
 
 import (
 	"context"
-	"crypto/subtle"
 	"net"
 	"strings"
 	"time"
@@ -29,12 +28,11 @@ func (s *Session) newAppPool() *relay.Pool {
 
 // relayPolicy is what becomes of a plain request that comes to the preview port, once
 // the session is somebody's. The handler that preview makes has the others.
-func (i *instance) relayPolicy(s *Session, token string, access driver.Access) relay.Policy {
-	want, label, touch := []byte(token), hostLabel(s.ID), s.life.touch
-	isToken := func(shown []byte) bool { return subtle.ConstantTimeCompare(shown, want) == 1 }
+func (i *instance) relayPolicy(s *Session, tokens tokens, access driver.Access) relay.Policy {
+	label, touch := hostLabel(s.ID), s.life.touch
 	return func(c *relay.Conn, r *relay.Request, t *relay.Trip) bool {
 		host := door.ParseHost(r.Host)
-		frontEnd := r.Is(relay.Token, isToken)
+		frontEnd := r.Is(relay.Token, tokens.have)
 		switch {
 		case i.slot.vacant(), s.apps.Unfit(),
 			r.Host == door.NodeHost, host.Session != "" && host.Session != label, host.Port == 0,

@@ -19,6 +19,7 @@ package relay
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/http"
@@ -188,6 +189,9 @@ func (l listener) Accept() (net.Conn, error) {
 	}
 	inner := c
 	for {
+		if _, ok := inner.(*tls.Conn); ok { // below it is no HTTP
+			return c, nil
+		}
 		u, ok := inner.(interface{ NetConn() net.Conn })
 		if !ok {
 			break

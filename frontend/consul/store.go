@@ -26,6 +26,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/credentials"
 	"github.com/buntime/buntime/frontend"
 )
 
@@ -59,11 +60,21 @@ type Config struct {
 	// Address is host:port or a URL; empty is Consul's own default.
 	Address string `json:"address"`
 	Token   string `json:"token" secret:"true"`
+	// TokenFile has the token instead, and CAFile, CertFile and KeyFile are of TLS. They
+	// are read anew when they change. ServerName is what Consul's certificate is for, if
+	// not the host of Address.
+	TokenFile  string `json:"-"`
+	CAFile     string `json:"ca_file"`
+	CertFile   string `json:"cert_file"`
+	KeyFile    string `json:"key_file"`
+	ServerName string `json:"tls_server_name"`
 	// Prefix is the folder in KV below which everything lies; empty is
 	// claim.DefaultPrefix. Nodes must have the same.
 	Prefix string `json:"prefix"`
 	// Measure, if set, is between us and Consul, for metrics.
 	Measure func(http.RoundTripper) http.RoundTripper `json:"-"`
+	// Fail, which may be nil, is told of files that cannot be used any more.
+	Fail func(error) `json:"-"`
 }
 
 // NewStore makes a Store. It does not connect yet.
@@ -87,15 +98,16 @@ func newClient(c Config, t *http.Transport) (*api.Client, error) {
 	if c.Address != "" {
 		conf.Address = c.Address
 	}
-	if c.Token != "" {
-		conf.Token = c.Token
-	}
+	access := credentials.Consul(conf, credentials.Access{
+		TokenFile: c.TokenFile, Files: credentials.Files{CA: c.CAFile, Cert: c.CertFile, Key: c.KeyFile},
+		ServerName: c.ServerName, Fail: c.Fail,
+	}, c.Token)
 	conf.Transport = t
 	var err error
+	if conf.HttpClient, err = access.Client(t, credentials.ConsulToken); err != nil {
+		return nil, fmt.Errorf("make Consul client for %s: %w", c.Address, err)
+	}
 	if c.Measure != nil {
-		if conf.HttpClient, err = api.NewHttpClient(t, conf.TLSConfig); err != nil {
-			return nil, fmt.Errorf("make Consul client for %s: %w", c.Address, err)
-		}
 		conf.HttpClient.Transport = c.Measure(conf.HttpClient.Transport)
 	}
 	client, err := api.NewClient(conf)

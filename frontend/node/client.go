@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/credentials"
 	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/driver/tracing"
 	"github.com/buntime/buntime/frontend"
@@ -53,13 +54,21 @@ type Client struct {
 
 	secret []byte
 	http   *http.Transport
+	dial   credentials.DialFunc
 }
 
 var _ frontend.Node = (*Client)(nil)
 
 // NewClient makes a Client that derives session tokens from the cluster's node secret.
 func NewClient(secret []byte) *Client {
-	return &Client{secret: secret, http: NewTransport((&net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}).DialContext)}
+	dial := (&net.Dialer{Timeout: dialTimeout, KeepAlive: keepAlive}).DialContext
+	return &Client{secret: secret, http: NewTransport(dial), dial: dial}
+}
+
+// Secure has the calls of a client that is not in use yet made over TLS, with nodes that
+// show a certificate of theirs.
+func (c *Client) Secure(certs *credentials.Certificates) {
+	c.http = NewTransport(certs.Dial(c.dial, credentials.Node))
 }
 
 const (
@@ -174,7 +183,7 @@ func (c *Client) failed(err error) {
 func classify(ctx context.Context, err error) error {
 	var op *net.OpError
 	switch {
-	case errors.As(err, &op) && op.Op == "dial":
+	case errors.As(err, &op) && op.Op == "dial", credentials.Refused(err):
 		return fmt.Errorf("%w: %w", ErrUnreachable, err)
 	case ctx.Err() != nil:
 		return context.Cause(ctx)

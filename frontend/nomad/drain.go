@@ -72,7 +72,7 @@ func (s *Scheduler) On(ctx context.Context, node string) ([]frontend.Job, error)
 	}
 	var jobs []frontend.Job
 	for _, alloc := range allocs {
-		if alloc.Job == nil || alloc.DesiredStatus != api.AllocDesiredStatusRun || alloc.ClientTerminalStatus() {
+		if alloc.Job == nil || alloc.Namespace != s.namespace || alloc.DesiredStatus != api.AllocDesiredStatusRun || alloc.ClientTerminalStatus() {
 			continue
 		}
 		if job, ok := sessionJob(alloc.JobID, alloc.Job.Meta); ok {

@@ -44,10 +44,12 @@ func TestDrainingNodes(t *testing.T) {
 	alloc := func(session, epoch, desired, client string) *api.Allocation {
 		id := frontend.JobID(sess.ID, 3)
 		return &api.Allocation{
-			JobID: id, Job: &api.Job{ID: &id, Meta: map[string]string{"session": session, "epoch": epoch}},
+			Namespace: "default", JobID: id, Job: &api.Job{ID: &id, Meta: map[string]string{"session": session, "epoch": epoch}},
 			DesiredStatus: desired, ClientStatus: client,
 		}
 	}
+	elsewhere := alloc(sess.ID, "3", "run", "running") // of another system's front-ends
+	elsewhere.Namespace = "other"
 	answers := map[string]any{
 		"/v1/nodes": []*api.NodeListStub{{ID: "a"}, {ID: "b", Drain: true, SchedulingEligibility: "ineligible"}, {ID: "c", SchedulingEligibility: "ineligible"}},
 		"/v1/node/b/allocations": []*api.Allocation{
@@ -58,7 +60,8 @@ func TestDrainingNodes(t *testing.T) {
 			alloc(sess.ID, "3", "stop", "running"),
 			alloc(sess.ID, "4", "run", "running"), // its meta do not fit: it is not ours
 			alloc("", "", "run", "running"),
-			{JobID: "web", Job: &api.Job{}, DesiredStatus: "run", ClientStatus: "running"},
+			{Namespace: "default", JobID: "web", Job: &api.Job{}, DesiredStatus: "run", ClientStatus: "running"},
+			elsewhere,
 		},
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -5,6 +5,7 @@
 package nomad
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/hashicorp/nomad/api"
 
+	"github.com/buntime/buntime/driver/credentials"
 	"github.com/buntime/buntime/frontend"
 )
 
@@ -41,6 +43,8 @@ const (
 type Scheduler struct {
 	client    *api.Client
 	transport *http.Transport
+	namespace string
+	nodeTLS   bool
 	hcl       string
 	domain    string
 	version   string                   // of the jobs
@@ -54,8 +58,35 @@ type Config struct {
 	// Address is a URL; empty is Nomad's own default.
 	Address string `json:"address"`
 	Token   string `json:"token" secret:"true"`
+	// Namespace is that of the sessions' jobs; empty is "default".
+	Namespace string `json:"namespace"`
+	// NodeTLS says that nodes speak TLS.
+	NodeTLS bool `json:"-"`
+	// TokenFile has the token instead, and CAFile, CertFile and KeyFile are of TLS. They
+	// are read anew when they change. ServerName is what Nomad's certificate is for, if
+	// not the host of Address.
+	TokenFile  string `json:"-"`
+	CAFile     string `json:"ca_file"`
+	CertFile   string `json:"cert_file"`
+	KeyFile    string `json:"key_file"`
+	ServerName string `json:"tls_server_name"`
 	// Measure, if set, is between us and Nomad, for metrics.
 	Measure func(http.RoundTripper) http.RoundTripper `json:"-"`
+	// Fail, which may be nil, is told of files that cannot be used any more.
+	Fail func(error) `json:"-"`
+}
+
+// access is c's, with what it lacks from Nomad's usual environment variables.
+func (c Config) access(env *api.TLSConfig) credentials.Access {
+	a := credentials.Access{
+		TokenFile: c.TokenFile, Files: credentials.Files{CA: c.CAFile, Cert: c.CertFile, Key: c.KeyFile},
+		ServerName: cmp.Or(c.ServerName, env.TLSServerName), Fail: c.Fail,
+	}
+	if a.Files.None() {
+		a.Files = credentials.Files{CA: env.CACert, CAPath: env.CAPath, Cert: env.ClientCert, Key: env.ClientKey}
+	}
+	a.Files.Insecure = env.Insecure
+	return a
 }
 
 // NewScheduler makes a Scheduler whose jobs are copies of the job in hcl, for
@@ -76,9 +107,10 @@ func NewScheduler(c Config, hcl, domain string) (*Scheduler, error) {
 	if c.Token != "" {
 		conf.SecretID = c.Token
 	}
-	conf.HttpClient = &http.Client{Transport: transport}
-	if err := api.ConfigureTLS(conf.HttpClient, conf.TLSConfig); err != nil {
-		return nil, fmt.Errorf("set up TLS for Nomad: %w", err)
+	conf.Namespace = cmp.Or(c.Namespace, conf.Namespace, api.DefaultNamespace)
+	var err error
+	if conf.HttpClient, err = c.access(conf.TLSConfig).Client(transport, "X-Nomad-Token"); err != nil {
+		return nil, fmt.Errorf("make Nomad client for %s: %w", c.Address, err)
 	}
 	if c.Measure != nil {
 		conf.HttpClient.Transport = c.Measure(conf.HttpClient.Transport)
@@ -87,7 +119,9 @@ func NewScheduler(c Config, hcl, domain string) (*Scheduler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make Nomad client for %s: %w", c.Address, err)
 	}
-	return &Scheduler{client: client, transport: transport, hcl: hcl, domain: domain, version: jobVersion(hcl, domain)}, nil
+	return &Scheduler{
+		client: client, transport: transport, namespace: conf.Namespace, nodeTLS: c.NodeTLS, hcl: hcl, domain: domain, version: jobVersion(hcl, domain, c.NodeTLS),
+	}, nil
 }
 
 // Close closes idle connections.
@@ -122,8 +156,11 @@ func (s *Scheduler) StartSlot(ctx context.Context, slot *frontend.Slot) error {
 // stampVersion is to be raised with every change of what stamp does to the job.
 const stampVersion = 1
 
-func jobVersion(hcl, domain string) string {
+func jobVersion(hcl, domain string, nodeTLS bool) string {
 	h := sha256.New()
+	if nodeTLS {
+		fmt.Fprintln(h, tagsOfTLS)
+	}
 	fmt.Fprintf(h, "%d\n%s\n%s", stampVersion, domain, hcl)
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
@@ -133,6 +170,7 @@ func (s *Scheduler) JobVersion() string { return s.version }
 
 // register registers a job, unless there is one of that name.
 func (s *Scheduler) register(ctx context.Context, job *api.Job) error {
+	job.Namespace = &s.namespace // Nomad's parser says "default" where the file says nothing
 	answer, _, err := s.client.Jobs().EnforceRegister(job, 0, new(api.WriteOptions).WithContext(ctx))
 	if err != nil {
 		if strings.Contains(err.Error(), api.RegisterEnforceIndexErrPrefix) {
@@ -159,7 +197,7 @@ func (s *Scheduler) parsed(ctx context.Context) (*template, error) {
 	if _, err := s.client.Raw().Write("/v1/jobs/parse", request, job, new(api.WriteOptions).WithContext(ctx)); err != nil {
 		return nil, unavailable(err, "parse session job")
 	}
-	t, err := newTemplate(job, s.domain)
+	t, err := newTemplate(job, s.domain, s.nodeTLS)
 	if err != nil {
 		return nil, fmt.Errorf("read session job: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -42,10 +43,16 @@ type template struct {
 	domain string // as the inside of a JSON string
 }
 
-// newTemplate checks that a job is one that stamp can work on.
-func newTemplate(job *api.Job, domain string) (*template, error) {
+// newTemplate checks that a job is one that stamp can work on. nodeTLS has its services
+// say so to proxies that go by their tags.
+func newTemplate(job *api.Job, domain string, nodeTLS bool) (*template, error) {
 	if len(job.TaskGroups) != 1 || len(job.TaskGroups[0].Tasks) != 1 {
 		return nil, errors.New("it must have one group with one task")
+	}
+	for _, service := range job.TaskGroups[0].Services {
+		if nodeTLS && slices.Contains(service.Tags, "traefik.enable=true") {
+			service.Tags = append(service.Tags, tagsOfTLS...)
+		}
 	}
 	text, err := json.Marshal(job)
 	if err != nil {
@@ -56,6 +63,12 @@ func newTemplate(job *api.Job, domain string) (*template, error) {
 		return nil, fmt.Errorf("encode domain: %w", err)
 	}
 	return &template{job: string(text), domain: strings.Trim(string(quoted), `"`)}, nil
+}
+
+// tagsOfTLS have Traefik speak TLS with nodes, by a transport of its file (docs/cluster.md).
+var tagsOfTLS = []string{
+	"traefik.http.services." + wordLabel + ".loadbalancer.server.scheme=https",
+	"traefik.http.services." + wordLabel + ".loadbalancer.serverstransport=buntime-node@file",
 }
 
 // slotPriority is by how much the jobs of slots come after those of sessions that

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/credentials"
 	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/driver/relay"
 	"github.com/buntime/buntime/driver/tracing"
@@ -52,7 +53,8 @@ type Handler struct {
 
 	proxy     *httputil.ReverseProxy
 	transport *http.Transport
-	pool      *relay.Pool
+	pool      *relay.Pool          // nil: the relay passes nothing, which it cannot over TLS
+	connect   credentials.DialFunc // to a node
 }
 
 // Config is what a Handler needs.
@@ -63,7 +65,9 @@ type Config struct {
 	Scheme, Domain string
 	// Secret is the cluster's node secret.
 	Secret []byte
-	Log    *slog.Logger
+	// TLS, if not nil, are the certificates to speak TLS with nodes.
+	TLS *credentials.Certificates
+	Log *slog.Logger
 	// Observe, if set, is told of each request: its answer's status, 0 if there was none.
 	Observe func(status int, took time.Duration)
 }
@@ -78,8 +82,13 @@ func New(c Config, next http.Handler) *Handler {
 	if h.observe == nil {
 		h.observe = func(int, time.Duration) {}
 	}
+	h.connect = (&net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}).DialContext
 	h.transport = node.NewTransport(h.dial)
-	h.pool = h.newPool()
+	if c.TLS != nil {
+		h.connect = c.TLS.Dial(h.connect, credentials.Node)
+	} else {
+		h.pool = h.newPool()
+	}
 	h.proxy = &httputil.ReverseProxy{
 		Rewrite:       h.rewrite,
 		Transport:     follower{h},
@@ -93,7 +102,9 @@ func New(c Config, next http.Handler) *Handler {
 // Close closes idle connections.
 func (h *Handler) Close() {
 	h.transport.CloseIdleConnections()
-	h.pool.Close()
+	if h.pool != nil {
+		h.pool.Close()
+	}
 }
 
 // Session is what a host says if it is a session's below our domain.
@@ -306,7 +317,6 @@ func (h *Handler) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 // dialNode connects to the node that carries a session in its life epoch. One that is not
 // there is tried again, at the place that the record names by then.
 func (h *Handler) dialNode(ctx context.Context, id string, epoch uint64) (net.Conn, error) {
-	dialer := net.Dialer{Timeout: 2 * time.Second, KeepAlive: 15 * time.Second}
 	begin := time.Now()
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		sess, err := h.sessions.ResolvePreview(ctx, id)
@@ -316,7 +326,7 @@ func (h *Handler) dialNode(ctx context.Context, id string, epoch uint64) (net.Co
 		if sess.Epoch != epoch {
 			return nil, errMoved
 		}
-		conn, err := dialer.DialContext(ctx, "tcp", sess.Claim.Preview)
+		conn, err := h.connect(ctx, "tcp", sess.Claim.Preview)
 		if err == nil {
 			return conn, nil
 		}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/buntime/buntime/driver/claim"
+	"github.com/buntime/buntime/driver/credentials"
 	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/driver/snapshot/backend"
 	"github.com/buntime/buntime/frontend/consul"
@@ -49,8 +50,13 @@ type Config struct {
 	Consul consul.Config `json:"consul"`
 	// NodeSecret is what front-ends and node agents share. Default: the
 	// environment's BUNTIME_NODE_SECRET.
-	NodeSecret string        `json:"node_secret" secret:"true"`
-	Keys       []keys.Config `json:"keys"`
+	NodeSecret string `json:"node_secret" secret:"true"`
+	// NodeTLS has calls of nodes made over TLS: the authority of the nodes' certificates,
+	// and this front-end's own.
+	NodeTLS TLS `json:"node_tls"`
+	// TLS is the certificate for Listen, which speaks plain HTTP without.
+	TLS  ListenTLS     `json:"tls"`
+	Keys []keys.Config `json:"keys"`
 
 	// Store is where the nodes put snapshots; it has to be the same. Without it what
 	// is stored of a session that has ended waits for its own expiry.
@@ -92,6 +98,27 @@ type Config struct {
 	ShutdownDelay *Delay `json:"shutdown_delay"`
 	// ShutdownTimeout is how long requests under way may take after that. Default 15 s.
 	ShutdownTimeout Duration `json:"shutdown_timeout"`
+}
+
+// TLS are the files of both sides' certificates. They are read anew when they change.
+type TLS struct {
+	CAFile   string `json:"ca_file"`
+	CertFile string `json:"cert_file"`
+	KeyFile  string `json:"key_file"`
+}
+
+func (t TLS) files() credentials.Files {
+	return credentials.Files{CA: t.CAFile, Cert: t.CertFile, Key: t.KeyFile}
+}
+
+// ListenTLS are the files of a server's certificate. They are read anew when they change.
+type ListenTLS struct {
+	CertFile string `json:"cert_file"`
+	KeyFile  string `json:"key_file"`
+}
+
+func (t ListenTLS) files() credentials.Files {
+	return credentials.Files{Cert: t.CertFile, Key: t.KeyFile}
 }
 
 // Duration is a time.Duration as text: "10s".
@@ -167,6 +194,10 @@ func (c *Config) check() error {
 		return fmt.Errorf("preview_scheme %q is neither http nor https", c.PreviewScheme)
 	case len(c.NodeSecret) < 16:
 		return errors.New("node_secret (or " + secretVariable + ") is missing or shorter than 16 characters")
+	case (c.TLS.CertFile == "") != (c.TLS.KeyFile == ""):
+		return errors.New("tls: cert_file and key_file are both needed")
+	case !c.NodeTLS.files().None() && c.NodeTLS.files().Complete() != nil:
+		return fmt.Errorf("node_tls: %w", c.NodeTLS.files().Complete())
 	case c.Store.Check() != nil:
 		return c.Store.Check()
 	case c.Connections.Total < 1 || c.Connections.PerClient < 1:
@@ -196,11 +227,15 @@ func (c *Config) defaults() error {
 	if err != nil {
 		return fmt.Errorf("listen %q is not host:port", c.Listen)
 	}
-	def(&c.BaseURL, "http://localhost:"+port)
+	local := "http"
+	if !c.TLS.files().None() {
+		local = "https"
+	}
+	def(&c.BaseURL, local+"://localhost:"+port)
 	def(&c.PreviewDomain, "localhost:"+port)
 	scheme := "https"
 	if host := c.domain(); host == "localhost" || strings.HasSuffix(host, ".localhost") {
-		scheme = "http"
+		scheme = local
 	}
 	def(&c.PreviewScheme, scheme)
 	def(&c.Consul.Prefix, claim.DefaultPrefix)

@@ -47,6 +47,35 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+// TestConfigOfACluster: what docs/cluster.md has for front-ends is a configuration.
+func TestConfigOfACluster(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/cluster.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := regexp.MustCompile("(?s)```json\n(.*?)```").FindSubmatch(doc)
+	if block == nil {
+		t.Fatal("docs/cluster.md has no configuration")
+	}
+	dir := t.TempDir()
+	for _, name := range []string{"nomad-frontend.token", "consul-frontend.token"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("t\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := load(t, strings.ReplaceAll(string(block[1]), "/etc/buntime", dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.NodeTLS.files().Complete() != nil || c.TLS.files().None() || c.Nomad.Namespace != "buntime" || c.Nomad.TokenFile != filepath.Join(dir, "nomad-frontend.token") || c.Consul.Token != "t" || c.Consul.CertFile == "" {
+		t.Errorf("%+v", c)
+	}
+	c, err = load(t, strings.Replace(minimal, "{", `{"tls":{"cert_file":"a","key_file":"b"},`, 1))
+	if err != nil || c.BaseURL != "https://localhost:8080" || c.PreviewScheme != "https" {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
 func TestPoolConfig(t *testing.T) {
 	for text, want := range map[string]frontend.PoolSettings{
 		`{}`:           {Min: 4, Max: 50, MaxAge: time.Hour, Refills: 4, NodeMemory: 1024},
@@ -79,6 +108,9 @@ func TestBadConfig(t *testing.T) {
 		`"connections":{"total":-1},`:  "connections",
 		`"stall_timeout":"0s",`:        "positive",
 		`"pool":{"min":-1},`:           "pool",
+		`"tls":{"cert_file":"a"},`:     "tls: cert_file and key_file",
+		`"tls":{"ca_file":"a"},`:       "ca_file",
+		`"node_tls":{"key_file":"a"},`: "node_tls: ca_file",
 		`"pool":{"min":9,"max":3},`:    "pool",
 		`"pool":{"refills":-1},`:       "pool",
 		`"pool":{"max_age":"never"},`:  "invalid duration",

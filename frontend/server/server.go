@@ -5,6 +5,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 
+	"github.com/buntime/buntime/driver/credentials"
 	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/driver/relay"
 	"github.com/buntime/buntime/driver/snapshot"
@@ -53,6 +55,15 @@ func assemble(c Config, log *slog.Logger) (*parts, error) {
 	p.nodes.Failed = p.metrics.NodeFailed
 	c.Consul.Measure, c.Nomad.Measure = p.metrics.Consul, p.metrics.Nomad
 	var err error
+	c.Consul.Fail, c.Nomad.Fail = complain(log, "Consul"), complain(log, "Nomad")
+	var nodeTLS *credentials.Certificates
+	if files := c.NodeTLS.files(); !files.None() {
+		if nodeTLS, err = credentials.Open(files, complain(log, "nodes")); err != nil {
+			return nil, fmt.Errorf("node_tls: %w", err)
+		}
+		p.nodes.Secure(nodeTLS)
+		c.Nomad.NodeTLS = true
+	}
 	if p.store, err = consul.NewStore(c.Consul); err != nil {
 		return nil, err
 	}
@@ -98,7 +109,7 @@ func assemble(c Config, log *slog.Logger) (*parts, error) {
 		return nil, err
 	}
 	p.handler = preview.New(preview.Config{
-		Sessions: p.sessions, Secret: []byte(c.NodeSecret), Scheme: c.PreviewScheme, Domain: c.PreviewDomain, Log: log,
+		Sessions: p.sessions, Secret: []byte(c.NodeSecret), TLS: nodeTLS, Scheme: c.PreviewScheme, Domain: c.PreviewDomain, Log: log,
 		Observe: p.metrics.Preview,
 	}, p.api)
 	return p, nil
@@ -109,6 +120,11 @@ func (p *parts) lead(ctx context.Context) {
 	p.metrics.Leads.Set(1)
 	defer p.metrics.Leads.Set(0)
 	p.sessions.Run(ctx)
+}
+
+// complain is for files that have become useless: what was read before goes on.
+func complain(log *slog.Logger, whose string) func(error) {
+	return func(err error) { log.Warn("goes on with the credentials that it had", "for", whose, "err", err) }
 }
 
 func (p *parts) close() {
@@ -189,6 +205,13 @@ func Serve(ctx context.Context, c Config, l net.Listener, log *slog.Logger) erro
 	p.handler.Proxies = proxies
 	srv := relay.NewServer(door.NewServer(door.Behind(proxies, p.lastAnswers()), limits, slog.NewLogLogger(log.Handler(), slog.LevelDebug)), limits, p.relay)
 	l = door.Limit(l, p.metrics.Room(door.Room{All: c.Connections.Total, Each: c.Connections.PerClient, Exempt: proxies}))
+	if files := c.TLS.files(); !files.None() {
+		certs, err := credentials.Open(files, complain(log, "clients"))
+		if err != nil {
+			return errors.Join(fmt.Errorf("tls: %w", err), l.Close())
+		}
+		l = tls.NewListener(l, certs.Server())
+	}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
 	log.Info("serving", "address", l.Addr().String(), "url", c.BaseURL, "previews", c.PreviewScheme+"://ses-….", "domain", c.PreviewDomain)

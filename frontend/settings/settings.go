@@ -156,8 +156,22 @@ func (s *Set) fetch() error {
 			return fmt.Errorf("%s: %s: %w", st.Name, st.file, err)
 		}
 		st.From += ", " + st.file
+		s.tell(st)
 	}
 	return nil
+}
+
+// tell sets the field beside a secret that has its name with File after it, if there is
+// one: who has that can read the file anew when it changes.
+func (s *Set) tell(st *Setting) {
+	last := len(st.index) - 1
+	group, _ := s.at(st.index[:last], true)
+	if group.Kind() == reflect.Pointer {
+		group = group.Elem()
+	}
+	if path := group.FieldByName(group.Type().Field(st.index[last]).Name + "File"); path.IsValid() {
+		path.SetString(st.file)
+	}
 }
 
 // parse sets a value as the environment and flags have it.

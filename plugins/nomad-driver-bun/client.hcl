@@ -57,6 +57,18 @@ plugin "nomad-driver-bun" {
     # Bun jobs only.
     # node_secret = ""
 
+    # Secret. The one before, whose tokens are taken as well while it is being changed.
+    # old_node_secret = ""
+
+    # TLS on the ports of sessions, for who shows a certificate of ca_file for frontend.buntime
+    # (or, on the preview's, proxy.buntime). One's own is for node.buntime. All three or none.
+    # Read anew when they change.
+    tls {
+      # ca_file = ""
+      # cert_file = ""
+      # key_file = ""
+    }
+
     # Whose requests the preview ports take: "any", so that proxies find previews in Consul's
     # catalog, or "front-end".
     # preview_access = "any"
@@ -80,8 +92,16 @@ plugin "nomad-driver-bun" {
       # Default: Consul's usual environment variables, and its own defaults.
       # address = ""
 
-      # Secret.
+      # Secret. A file of its own (token_file) is read anew when it changes.
       # token = ""
+
+      # TLS: the authority of its certificate, one's own and its key where it asks for one, and
+      # the name that its certificate is for if that is not the address's host. Read anew when
+      # they change.
+      # ca_file = ""
+      # cert_file = ""
+      # key_file = ""
+      # tls_server_name = ""
 
       # Folder in KV; the same as the front-ends'.
       # prefix = "buntime"
