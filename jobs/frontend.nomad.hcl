@@ -7,6 +7,12 @@
 #   nomad var put nomad/jobs/buntime-frontend node_secret=… nomad_token=… consul_token=…
 #   nomad job run -var preview_domain=preview.example.net -var base_url=https://api.example.com jobs/frontend.nomad.hcl
 #
+# The other items of the variable, all in PEM and all optional, are for clusters with TLS
+# (docs/cluster.md): cluster_ca, of Nomad's and Consul's certificates; consul_cert and
+# consul_key, where Consul asks its clients for one; node_ca, node_cert and node_key, for
+# TLS with the nodes; tls_cert and tls_key, of what listens (and -var tls=true). New ones,
+# and new tokens, are taken up without a restart.
+#
 # The driver is exec, or raw_exec where that is all there is. The binary is on the
 # nodes, or comes from where `artifact` says.
 
@@ -45,6 +51,24 @@ variable "nomad" {
   default = "http://127.0.0.1:4646"
 }
 
+variable "nomad_namespace" {
+  type        = string
+  default     = "default"
+  description = "Where the jobs of sessions are."
+}
+
+variable "tls" {
+  type        = bool
+  default     = false
+  description = "Whether the front-ends speak HTTPS, with tls_cert and tls_key."
+}
+
+variable "tags" {
+  type        = list(string)
+  default     = []
+  description = "Of the service, for a proxy that goes by them."
+}
+
 variable "more" {
   type        = string
   default     = ""
@@ -76,12 +100,15 @@ job "buntime-frontend" {
     service {
       name = "buntime-frontend"
       port = "http"
+      tags = var.tags
 
       check {
-        type     = "http"
-        path     = "/readyz"
-        interval = "5s"
-        timeout  = "3s"
+        type            = "http"
+        protocol        = var.tls ? "https" : "http"
+        tls_skip_verify = true # it is asked by its address, which is not what the certificate is for
+        path            = "/readyz"
+        interval        = "5s"
+        timeout         = "3s"
       }
     }
 
@@ -108,14 +135,43 @@ job "buntime-frontend" {
             "preview_domain": "${var.preview_domain}",
             "shutdown_delay": "0s",
             "shutdown_timeout": "15s",
+            {{- $dir := env "NOMAD_SECRETS_DIR" }}
             ${var.more}
             {{- with nomadVar "nomad/jobs/buntime-frontend" }}
-            "nomad": {"address": "${var.nomad}"{{ with .nomad_token }}, "token": "{{ . }}"{{ end }}},
-            "consul": {"address": "${var.consul}"{{ with .consul_token }}, "token": "{{ . }}"{{ end }}},
+            {{- if .tls_cert.Value }}
+            "tls": {"cert_file": "{{ $dir }}/tls_cert", "key_file": "{{ $dir }}/tls_key"},
+            {{- end }}
+            {{- if .node_cert.Value }}
+            "node_tls": {"ca_file": "{{ $dir }}/node_ca", "cert_file": "{{ $dir }}/node_cert", "key_file": "{{ $dir }}/node_key"},
+            {{- end }}
+            "nomad": {
+              {{ if .cluster_ca.Value }}"ca_file": "{{ $dir }}/cluster_ca",{{ end }}
+              {{ if .nomad_token.Value }}"token_file": "{{ $dir }}/nomad_token",{{ end }}
+              "namespace": "${var.nomad_namespace}", "address": "${var.nomad}"
+            },
+            "consul": {
+              {{ if .cluster_ca.Value }}"ca_file": "{{ $dir }}/cluster_ca",{{ end }}
+              {{ if .consul_cert.Value }}"cert_file": "{{ $dir }}/consul_cert", "key_file": "{{ $dir }}/consul_key",{{ end }}
+              {{ if .consul_token.Value }}"token_file": "{{ $dir }}/consul_token",{{ end }}
+              "address": "${var.consul}"
+            },
             "node_secret": "{{ .node_secret }}"
             {{- end }}
           }
         EOF
+      }
+
+      # The front-end looks at these files by itself.
+      dynamic "template" {
+        for_each = [
+          "nomad_token", "consul_token", "cluster_ca", "consul_cert", "consul_key",
+          "node_ca", "node_cert", "node_key", "tls_cert", "tls_key",
+        ]
+        content {
+          destination = "secrets/${template.value}"
+          change_mode = "noop"
+          data        = "{{ with nomadVar \"nomad/jobs/buntime-frontend\" }}{{ with .${template.value} }}{{ . }}{{ end }}{{ end }}"
+        }
       }
 
       resources {

@@ -57,7 +57,7 @@ func (s *Stack) newClient(n int) (*Client, error) {
 			return nil, err
 		}
 	}
-	c.url, c.MetricsURL = "http://"+loopback(c.http), "http://"+loopback(c.watch)
+	c.url, c.MetricsURL = s.scheme()+loopback(c.http), "http://"+loopback(c.watch)
 	path, err := c.write(s.tools.runsc)
 	if err != nil {
 		return nil, err
@@ -92,8 +92,8 @@ func (c *Client) write(runsc string) (path string, err error) {
 	agent.MinDynamicPort, agent.MaxDynamicPort = s.block.dynamicPorts(c.number, s.options.Clients)
 	agent.PluginDir, agent.Rootfs, agent.Init = s.tools.plugins, s.tools.rootfs, s.tools.init
 	agent.StateDir = c.StateDir()
-	agent.NodeSecret = s.NodeSecret
 	agent.Metrics, agent.MetricsToken = loopback(c.watch), s.MetricsToken
+	agent.NodeSecret, agent.OldNodeSecret = s.NodeSecret, s.OldNodeSecret
 	agent.Pool, agent.Runsc = c.pool, runsc
 	agent.FirstID, agent.LastID = s.block.ids(c.number, s.options.Clients)
 	agent.Store = s.store()
@@ -155,7 +155,7 @@ func (c *Client) ready(ctx context.Context) error {
 // registered says whether the client has registered since its start. What the
 // server says of the node does not tell: it may be from before a restart.
 func (c *Client) registered(ctx context.Context) error {
-	body, err := get(ctx, c.url+"/v1/agent/self")
+	body, err := c.stack.get(ctx, c.url+"/v1/agent/self")
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,9 @@ func (s *Stack) prepareConsul() error {
 		// The default of 5 is for slow disks; 1 is Consul's advice for production.
 		"performance": map[string]any{"raft_multiplier": 1},
 	}
+	if s.Secured != nil {
+		s.Secured.secureConsul(config, s.ports.consulHTTP)
+	}
 	path, err := s.writeJSON("consul.json", config)
 	if err != nil {
 		return err
@@ -45,7 +48,7 @@ func (s *Stack) prepareConsul() error {
 
 func (s *Stack) consulLeads(ctx context.Context) error {
 	// Only such a read waits until the leader has all that it had before it was ended.
-	_, err := get(ctx, s.ConsulAddr+"/v1/catalog/nodes?consistent")
+	_, err := s.get(ctx, s.ConsulAddr+"/v1/catalog/nodes?consistent")
 	return err
 }
 

@@ -33,6 +33,8 @@ type agent struct {
 	LogLevel        string
 	HTTP, RPC, Serf int
 	Consul          string // host:port
+	Secured         *Secured
+	Cert            string // name of the certificate, where there is one
 
 	// The server's.
 	Heartbeat time.Duration
@@ -41,8 +43,8 @@ type agent struct {
 	ServerRPC                         int
 	MinDynamicPort, MaxDynamicPort    int
 	PluginDir, Rootfs, Init, StateDir string
-	NodeSecret                        string
 	Metrics, MetricsToken             string
+	NodeSecret, OldNodeSecret         string
 	Runsc                             string
 	Pool                              netip.Prefix
 	FirstID, LastID                   int
@@ -58,7 +60,7 @@ type agent struct {
 // and can sign, without which it refuses clients.
 func (s *Stack) prepareServer() error {
 	agent := s.agent("server")
-	agent.Server, agent.Heartbeat = true, s.options.Heartbeat
+	agent.Server, agent.Heartbeat, agent.Cert = true, s.options.Heartbeat, "nomad-server"
 	agent.HTTP, agent.RPC, agent.Serf = s.ports.serverHTTP, s.ports.serverRPC, s.ports.serverSerf
 	path, err := s.writeAgent(agent)
 	if err != nil {
@@ -72,7 +74,7 @@ func (s *Stack) prepareServer() error {
 }
 
 func (s *Stack) serverSigns(ctx context.Context) error {
-	body, err := get(ctx, s.NomadAddr+"/.well-known/jwks.json")
+	body, err := s.get(ctx, s.NomadAddr+"/.well-known/jwks.json")
 	if err != nil {
 		return err
 	}
@@ -84,7 +86,7 @@ func (s *Stack) serverSigns(ctx context.Context) error {
 		return errors.New("the server has no signing key")
 	}
 	// What it has on the disk has keys also before it leads again.
-	body, err = get(ctx, s.NomadAddr+"/v1/status/leader")
+	body, err = s.get(ctx, s.NomadAddr+"/v1/status/leader")
 	if err == nil && string(body) == `""` {
 		err = errors.New("no leader")
 	}
@@ -93,7 +95,7 @@ func (s *Stack) serverSigns(ctx context.Context) error {
 
 func (s *Stack) agent(name string) *agent {
 	return &agent{
-		Name: name, Dir: s.Dir,
+		Name: name, Dir: s.Dir, Secured: s.Secured, Cert: "nomad-client",
 		LogLevel: cmp.Or(s.options.NomadLogLevel, "INFO"),
 		Consul:   loopback(s.ports.consulHTTP),
 	}

@@ -167,13 +167,17 @@ func tail(path string, n int) (string, error) {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n"), nil
 }
 
-// get asks for a URL and wants status 200.
-func get(ctx context.Context, url string) ([]byte, error) {
+// get asks a part for a URL and wants status 200.
+func (s *Stack) get(ctx context.Context, url string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, err
 	}
-	res, err := http.DefaultClient.Do(req)
+	if c := s.Secured; c != nil {
+		req.Header.Set("X-Nomad-Token", c.nomadToken)
+		req.Header.Set("X-Consul-Token", c.consulToken)
+	}
+	res, err := s.http.Do(req)
 	if err != nil {
 		return nil, err
 	}

@@ -19,12 +19,12 @@ func (s *Stack) purge(ctx context.Context) error {
 	if err := s.noteAllocs(ctx); err != nil {
 		return err
 	}
-	jobs, _, err := s.Nomad.Jobs().List((&nomad.QueryOptions{}).WithContext(ctx))
+	jobs, _, err := s.Nomad.Jobs().List((&nomad.QueryOptions{Namespace: nomad.AllNamespacesNamespace}).WithContext(ctx))
 	if err != nil {
 		return fmt.Errorf("list jobs: %w", err)
 	}
 	for _, job := range jobs {
-		if _, _, err := s.Nomad.Jobs().Deregister(job.ID, true, (&nomad.WriteOptions{}).WithContext(ctx)); err != nil {
+		if _, _, err := s.Nomad.Jobs().Deregister(job.ID, true, (&nomad.WriteOptions{Namespace: job.Namespace}).WithContext(ctx)); err != nil {
 			return fmt.Errorf("deregister job %s: %w", job.ID, err)
 		}
 	}
@@ -56,7 +56,7 @@ func (s *Stack) noteAllocs(ctx context.Context) error {
 	if !s.NomadServer.answers() {
 		return nil
 	}
-	allocs, _, err := s.Nomad.Allocations().List((&nomad.QueryOptions{}).WithContext(ctx))
+	allocs, _, err := s.Nomad.Allocations().List((&nomad.QueryOptions{Namespace: nomad.AllNamespacesNamespace}).WithContext(ctx))
 	if err != nil {
 		return fmt.Errorf("list allocations: %w", err)
 	}
@@ -76,7 +76,7 @@ func (c *Client) collect(ctx context.Context) error {
 	if !c.Agent.answers() {
 		return nil
 	}
-	_, err := get(ctx, c.url+"/v1/client/gc")
+	_, err := c.stack.get(ctx, c.url+"/v1/client/gc")
 	return err
 }
 

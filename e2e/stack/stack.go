@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -72,6 +73,9 @@ type Options struct {
 	// Swift has snapshots stored in a Swift of the stack's own. Default: in
 	// a directory.
 	Swift bool
+	// Secured has Consul and Nomad with ACLs and TLS, set up for Buntime by the commands of
+	// docs/cluster.md, and TLS between all parts.
+	Secured bool
 	// Heartbeat is how long a client may be silent for Nomad's server, which takes
 	// it for dead after two to three times that. Default: Nomad's 10 s.
 	Heartbeat time.Duration
@@ -112,12 +116,15 @@ type Stack struct {
 	NodeSecret string
 	// MetricsToken is what who reads the nodes' metrics shows.
 	MetricsToken string
+	// OldNodeSecret is what nodes take besides; empty: nothing. See Configure.
+	OldNodeSecret string
 	// The parts.
 	ConsulServer, NomadServer Part
 	Clients                   []*Client
 	Frontends                 []*Frontend
-	Swift                     *Store // nil unless Options has it
-	// Nomad and Consul are clients of the two servers.
+	Swift                     *Store   // nil unless Options has it
+	Secured                   *Secured // the same
+	// Nomad and Consul are clients of the two servers, that may do everything.
 	Nomad  *nomad.Client
 	Consul *consul.Client
 
@@ -125,6 +132,7 @@ type Stack struct {
 	tools   tools
 	block   *block
 	ports   ports
+	http    *http.Client
 }
 
 // readyTimeout bounds the start of each part. None takes over 3 s on a machine
@@ -185,6 +193,11 @@ func (s *Stack) start(ctx context.Context) error {
 	if err := s.together(ctx, servers, starts...); err != nil {
 		return err
 	}
+	if s.Secured != nil {
+		if err := s.part(ctx, "ACLs", s.bootstrap); err != nil {
+			return err
+		}
+	}
 	var clients, frontends []*Part
 	for n := range s.options.Clients {
 		c, err := s.newClient(n)
@@ -237,16 +250,39 @@ func (s *Stack) assign() error {
 			return err
 		}
 	}
-	s.ConsulAddr = "http://" + loopback(p.consulHTTP)
-	s.NomadAddr = "http://" + loopback(p.serverHTTP)
-	var err error
-	if s.Consul, err = consul.NewClient(&consul.Config{Address: s.ConsulAddr}); err != nil {
-		return fmt.Errorf("make client of Consul: %w", err)
+	if s.options.Secured {
+		var err error
+		if s.Secured, err = s.newSecured(); err != nil {
+			return err
+		}
 	}
-	if s.Nomad, err = nomad.NewClient(&nomad.Config{Address: s.NomadAddr}); err != nil {
-		return fmt.Errorf("make client of Nomad: %w", err)
+	s.ConsulAddr = s.scheme() + loopback(p.consulHTTP)
+	s.NomadAddr = s.scheme() + loopback(p.serverHTTP)
+	return s.connect()
+}
+
+// Configure writes the clients' and front-ends' configurations anew, for who has changed
+// NodeSecret or OldNodeSecret. They count from the next start of each on.
+func (s *Stack) Configure() error {
+	for _, c := range s.Clients {
+		if _, err := c.write(s.tools.runsc); err != nil {
+			return err
+		}
+	}
+	for _, f := range s.Frontends {
+		if _, err := s.writeFrontend(f); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// scheme begins the URLs of all parts.
+func (s *Stack) scheme() string {
+	if s.Secured != nil {
+		return "https://"
+	}
+	return "http://"
 }
 
 // part starts a part within its time and tells of it.

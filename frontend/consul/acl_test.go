@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"regexp"
 	"testing"
 	"time"
 
@@ -21,16 +20,12 @@ import (
 	"github.com/buntime/buntime/frontend/testserver"
 )
 
-// TestPolicy: with the policy of docs/operation.md a front-end can do its work on a
+// TestPolicy: with the policy of jobs/policies a front-end can do its work on a
 // Consul that allows nothing by default, and clears up after itself.
 func TestPolicy(t *testing.T) {
-	doc, err := os.ReadFile("../../docs/operation.md")
+	policy, err := os.ReadFile("../../jobs/policies/consul-frontend.hcl")
 	if err != nil {
 		t.Fatal(err)
-	}
-	policy := regexp.MustCompile("(?s)```hcl\n# Consul policy of the front-ends\n(.*?)```").FindSubmatch(doc)
-	if policy == nil {
-		t.Fatal("docs/operation.md has no policy of the front-ends")
 	}
 	const root = "00000000-0000-0000-0000-000000000001"
 	address := testserver.Consul(t, "-hcl", fmt.Sprintf(`acl {
@@ -42,7 +37,7 @@ func TestPolicy(t *testing.T) {
 		}
 	}`, root, root))
 	admin := newClient(t, &api.Config{Address: address, Token: root})
-	if _, _, err := admin.ACL().PolicyCreate(&api.ACLPolicy{Name: "front-end", Rules: string(policy[1])}, nil); err != nil {
+	if _, _, err := admin.ACL().PolicyCreate(&api.ACLPolicy{Name: "front-end", Rules: string(policy)}, nil); err != nil {
 		t.Fatal(err)
 	}
 	token, _, err := admin.ACL().TokenCreate(&api.ACLToken{Policies: []*api.ACLLink{{Name: "front-end"}}}, nil)
