@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
+
 	"github.com/buntime/buntime/e2e/client"
 	"github.com/buntime/buntime/e2e/stack"
 )
@@ -87,6 +89,21 @@ func (c *cluster) rolls(t *testing.T) {
 	busy.waitFor("running")
 	running := busy.processes()
 	equal(t, "processes", len(running), 1)
+
+	terminal, err := c.apis[0].WebSocket(c.ctx, c.Frontends[0].URL+"/sessions/"+busy.id+"/terminal", http.Header{"Authorization": {"Bearer " + c.Keys[0].Key}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer terminal.CloseNow()
+	hungUp := make(chan error, 1)
+	go func() {
+		for {
+			if _, _, err := terminal.Read(c.ctx); err != nil {
+				hungUp <- err
+				return
+			}
+		}
+	}()
 
 	ready := c.watchReady(t)
 	over := make(chan struct{})
@@ -179,6 +196,9 @@ func (c *cluster) rolls(t *testing.T) {
 	})
 	if text := stream.text(); !strings.Contains(text, "event: error") || !strings.Contains(text, "service_unavailable") {
 		complain(t, "a stream that was cut off was told %q", text)
+	}
+	if err := <-hungUp; websocket.CloseStatus(err) != websocket.StatusServiceRestart {
+		complain(t, "a terminal whose front-end has ended was told %v", err)
 	}
 	equal(t, "file of a session that slept", asleep.through(c.apis[0]).read("file"), "slept")
 	equal(t, "a new session", c.create(t).print(`console.log("works")`), "works\n")

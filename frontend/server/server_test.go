@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -313,7 +314,24 @@ func TestShutdown(t *testing.T) {
 // noticed, with answers that end their connections.
 func TestShutdownDelay(t *testing.T) {
 	c := newCluster(t)
+	// systemd's socket, which is told of all this.
+	socket := filepath.Join(t.TempDir(), "notify")
+	systemd, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer systemd.Close()
+	t.Setenv("NOTIFY_SOCKET", socket)
+	told := func(want string) {
+		t.Helper()
+		b := make([]byte, 100)
+		_ = systemd.SetReadDeadline(time.Now().Add(10 * time.Second)) // of an open socket
+		if n, err := systemd.Read(b); err != nil || string(b[:n]) != want {
+			t.Errorf("systemd was told %q, %v, not %q", b[:n], err, want)
+		}
+	}
 	f := c.frontEnd(func(c *Config) { c.ShutdownDelay = new(Delay(time.Second)) })
+	told("READY=1")
 	id := f.create()
 	ended := make(chan error, 1)
 	go func() { ended <- f.stop() }()
@@ -327,6 +345,7 @@ func TestShutdownDelay(t *testing.T) {
 		}
 		time.Sleep(time.Millisecond)
 	}
+	told("STOPPING=1")
 	r, err := http.NewRequest("GET", f.url+"/sessions/"+id, nil)
 	if err != nil {
 		t.Fatal(err)
