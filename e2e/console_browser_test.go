@@ -66,7 +66,7 @@ func newTab(t *testing.T, browserContext context.Context) *tab {
 	t.Helper()
 	ctx, end := chromedp.NewContext(browserContext, chromedp.WithNewBrowserContext())
 	t.Cleanup(end)
-	ctx, cancel := context.WithTimeout(ctx, usual)
+	ctx, cancel := context.WithTimeout(ctx, 2*usual)
 	t.Cleanup(cancel)
 	x := &tab{t: t, ctx: ctx}
 	if err := chromedp.Listen(ctx, x.listen); err != nil {

@@ -59,7 +59,7 @@ func (a *attacker) markup(where string) []string {
 // consoleHostile fills a session with markup and control characters wherever the console
 // shows something of it. Nothing of that runs, or is anything but text.
 func consoleHostile(t *testing.T, browser context.Context) {
-	ctx := deadline(t, usual)
+	ctx := deadline(t, 2*usual)
 	a := newAttacker(t)
 	api := consoleAccount(t, ctx, "console-hostile")
 	meta := M{}

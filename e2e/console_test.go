@@ -58,7 +58,7 @@ func TestConsole(t *testing.T) {
 
 // consoleLife goes through what the console does with a session.
 func consoleLife(t *testing.T, browser context.Context) {
-	ctx := deadline(t, usual)
+	ctx := deadline(t, 2*usual)
 	api := consoleAccount(t, ctx, "console-life")
 	x := newTab(t, browser)
 	x.picture("signin")
@@ -112,6 +112,7 @@ func consoleLife(t *testing.T, browser context.Context) {
 	x.width(1440)
 
 	// Files, up and down.
+	s.fetch("/")
 	x.click("#tab-files")
 	x.sees(".files", "workspace")
 	up := filepath.Join(t.TempDir(), "up load.txt")
@@ -143,6 +144,26 @@ func consoleLife(t *testing.T, browser context.Context) {
 	x.click("#tab-processes")
 	x.sees(".command", "bun")
 	x.picture("processes")
+	x.do(chromedp.Click(`//tr[contains(., "bun")]//button[.="Output"]`))
+	x.sees("#output", "visitor 1")
+	x.sees("#output", "visitor 2") // that of the test
+	s.fetch("/")
+	x.sees("#output", "visitor 3")
+	x.click("#leave")
+	x.do(chromedp.WaitVisible(chromedp.CSS("#run")))
+
+	// A file in the editor.
+	s.write("sub/edit.ts", `console.log("before")`)
+	x.click("#tab-files")
+	x.click("button", "sub/")
+	x.do(chromedp.Click(`//tr[contains(., "edit.ts")]//button[.="Edit"]`))
+	x.sees(".path", "sub/edit.ts")
+	x.sees(".cm-content", "before")
+	x.code(`console.log("after")`)
+	x.click("button", "Save")
+	x.sees(".said", "Saved sub/edit.ts.")
+	equal(t, "what was saved", s.read("sub/edit.ts"), `console.log("after")`)
+
 	x.click("#tab-details")
 	x.sees(".metadata-full", "demo")
 	x.until("a chart is drawn", `document.querySelector(".chart canvas")`)
@@ -167,7 +188,7 @@ func consoleLife(t *testing.T, browser context.Context) {
 
 // consoleKeyboard does the same without a mouse.
 func consoleKeyboard(t *testing.T, browser context.Context) {
-	ctx := deadline(t, usual)
+	ctx := deadline(t, 2*usual)
 	api := consoleAccount(t, ctx, "console-keyboard")
 	x := newTab(t, browser)
 	x.until("the key's field has the focus", `document.activeElement.id === "key"`)
@@ -211,7 +232,7 @@ func consoleKeyboard(t *testing.T, browser context.Context) {
 
 // consoleLooking looks at a session: that is no use of it, and wakes nothing.
 func consoleLooking(t *testing.T, browser context.Context) {
-	ctx := deadline(t, usual)
+	ctx := deadline(t, 2*usual)
 	api := consoleAccount(t, ctx, "console-looking")
 	s := createSession(t, ctx, api, nil)
 	s.background(server(8080, ""))
@@ -295,6 +316,11 @@ func consoleAccounts(t *testing.T, browser context.Context) {
 	equal(t, "local storage", kept.Local, []string{"buntime.theme"})
 	y := newTab(t, browser)
 	y.sees("label", "API key")
+	id, text := newKey(t, ctx, "create", "-account", "console-accounts", "-plan", "enterprise")
+	y.do(chromedp.SendKeys(chromedp.CSS("#key"), text+kb.Enter))
+	y.sees("td", s.id)
+	keysCommand(t, ctx, "revoke", id)
+	y.sees("[role=alert]", "not valid any more")
 	x.click("button", "Sign out")
 	x.do(chromedp.WaitVisible(chromedp.CSS("#key")))
 	equal(t, "what is left of the key", eval[int](x, `sessionStorage.length`), 0)
@@ -308,6 +334,7 @@ Bun.serve({
   port: 8080,
   fetch(request) {
     if (new URL(request.url).pathname === "/hits") return new Response(String(hits));
+    console.log("visitor", hits + 1);
     const text = "<body style='font: 20px system-ui; padding: 2em'><h1>Hello</h1><p>visitor " + ++hits + " of a session</p>";
     return new Response(text, { headers: { "content-type": "text/html" } });
   },

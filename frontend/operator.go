@@ -24,18 +24,19 @@ type Place struct {
 }
 
 const (
-	// placesFor is how long a list of places is good: it costs the scheduler some
-	// milliseconds for each thousand sessions.
-	placesFor = 2 * time.Second
+	// placesFor is how long a list of places is good at least, and placesRest as a
+	// multiple of the time that it took: many sessions make a long list.
+	placesFor  = 2 * time.Second
+	placesRest = 20
 	// placesTimeout bounds the making of one.
 	placesTimeout = 10 * time.Second
 )
 
 // places is the list that was made last.
 type places struct {
-	mu   sync.Mutex
-	at   time.Time
-	list []Place
+	mu    sync.Mutex
+	until time.Time // when list is too old
+	list  []Place
 }
 
 // Places lists where the sessions that are awake run, the newest first, and how many
@@ -66,7 +67,8 @@ func (s *Service) Places(ctx context.Context) (awake []Place, slots map[string]i
 func (s *Service) readPlaces(ctx context.Context) ([]Place, error) {
 	s.places.mu.Lock()
 	defer s.places.mu.Unlock()
-	if s.places.list != nil && s.Now().Sub(s.places.at) < placesFor {
+	begin := s.Now()
+	if s.places.list != nil && begin.Before(s.places.until) {
 		return s.places.list, nil
 	}
 	all, err := s.Scheduler.Places(ctx)
@@ -78,7 +80,8 @@ func (s *Service) readPlaces(ctx context.Context) ([]Place, error) {
 	})
 	// Of a session that has just moved, the latest life.
 	all = slices.CompactFunc(all, func(a, b Place) bool { return a.Session == b.Session })
-	s.places.list, s.places.at = append([]Place{}, all...), s.Now()
+	s.places.list = append([]Place{}, all...)
+	s.places.until = s.Now().Add(max(placesFor, placesRest*s.Now().Sub(begin)))
 	return s.places.list, nil
 }
 

@@ -28,7 +28,8 @@ export function Run({ session }: { session: Session }) {
   const editor = useRef<Editor | null>(null);
   const output = useRef<Output | null>(null);
   const kind = useSignal<'code' | 'command'>('code');
-  const running = useSignal('');
+  const running = useSignal(''); // an execution's id, or that there is none yet
+  const following = useSignal(false);
   const path = useSignal('');
   const leave = useRef<AbortController | null>(null);
 
@@ -66,6 +67,7 @@ export function Run({ session }: { session: Session }) {
       if (!(e instanceof DOMException && e.name === 'AbortError')) output.current!.note(`✗ ${message(e)}`);
     } finally {
       running.value = '';
+      following.value = false;
       leave.current = null;
       void refresh();
     }
@@ -82,6 +84,7 @@ export function Run({ session }: { session: Session }) {
 
   const follow = (execution: string) =>
     during(execution, async (signal) => {
+      following.value = true;
       output.current!.note(`⋯ output of ${execution}`);
       await read(await fetchApi(`/executions/${encodeURIComponent(execution)}/output`, { query: { sessionId: id }, signal }));
     });
@@ -133,7 +136,9 @@ export function Run({ session }: { session: Session }) {
           {path.value && <><bdi class="mono path">{visible(path.value)}</bdi><button class="quiet" onClick={save}>Save</button></>}
           <span class="fill" />
           {running.value
-            ? <button id="stop" onClick={stop}>Stop</button>
+            ? following.value
+              ? <button id="leave" onClick={() => leave.current?.abort()} title="It runs on">Leave its output</button>
+              : <button id="stop" onClick={stop} title="Kills what runs">Stop</button>
             : <button id="run" class="primary" onClick={run} title="Ctrl+Enter">Run</button>}
         </div>
         <div ref={place} class="editor" />

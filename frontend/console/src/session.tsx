@@ -59,7 +59,7 @@ export function SessionView({ id }: { id: string }) {
       </div>
       <div class="tabs" role="tablist" aria-label="Parts of the session" onKeyDown={move}>
         {tabs.map((t, i) => (
-          <button key={t} id={`tab-${t}`} role="tab" aria-selected={t === tab} aria-controls={`panel-${t}`} tabIndex={t === tab ? 0 : -1} title={String(i + 1)}
+          <button key={t} id={`tab-${t}`} role="tab" aria-selected={t === tab} aria-controls={t === tab ? `panel-${t}` : undefined} tabIndex={t === tab ? 0 : -1} title={String(i + 1)}
             onClick={() => (location.hash = sessionHash(id, t))}>{titles[t]}</button>
         ))}
       </div>
