@@ -103,6 +103,6 @@ function options(host: HTMLElement, series: Series[], write: (n: number) => stri
       { ...axis, space: 80, size: 24, values: (_, all) => all.map((s) => new Date(s * 1000).toLocaleTimeString([], { hour12: false })) },
       { ...axis, size: 58, space: 34, ...(steps ? { incrs: increments[steps] } : {}), values: (_, all) => all.map(write) },
     ],
-    series: [{}, ...series.map((s) => ({ label: s.label, stroke: colour(s.colour), width: 1.5, points: { show: false }, spanGaps: true }))],
+    series: [{}, ...series.map((s) => ({ label: s.label, stroke: colour(s.colour), width: 1.5, points: { size: 4 }, spanGaps: true }))],
   };
 }
