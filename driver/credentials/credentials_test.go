@@ -147,6 +147,27 @@ func TestRoles(t *testing.T) {
 	if err := ask(bare, credentials.Node, address); !credentials.Refused(err) {
 		t.Errorf("without a certificate: %v", err)
 	}
+	// Who shows its certificate whatever authorities the server names.
+	other, err := credentialstest.NewAuthority("another")
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged, err := other.Certificate(credentials.FrontEnd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := tls.Dial("tcp", address, &tls.Config{
+		InsecureSkipVerify:   true,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &forged, nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second)) // for a server that says nothing
+	if _, err := conn.Read(make([]byte, 1)); !credentials.Refused(err) {
+		t.Errorf("a front-end of another authority: %v", err)
+	}
 	both, _ := serve(t, w.open(t, "node", nil).Server(credentials.FrontEnd, credentials.Proxy))
 	for _, c := range []*credentials.Certificates{frontend, proxy} {
 		if err := ask(c, credentials.Node, both); err != nil {
