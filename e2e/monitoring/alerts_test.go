@@ -11,6 +11,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/prometheus/promql/parser"
+	"gopkg.in/yaml.v3"
 )
 
 // bad is an hour in which an alert has to fire, good one in which it must not. Samples are
@@ -166,6 +169,58 @@ func TestAlerts(t *testing.T) {
 	for name := range alerts {
 		if !known[name] {
 			t.Errorf("there is no %s", name)
+		}
+	}
+}
+
+// TestJobs: alerts and dashboard go by the names of the jobs that prometheus.yml has.
+func TestJobs(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join(Docs(), "monitoring", "prometheus.yml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var config struct {
+		RuleFiles     []string `yaml:"rule_files"`
+		ScrapeConfigs []struct {
+			JobName string `yaml:"job_name"`
+		} `yaml:"scrape_configs"`
+	}
+	if err := yaml.Unmarshal(text, &config); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(config.RuleFiles, []string{"alerts.yml"}) || len(config.ScrapeConfigs) != 2 {
+		t.Errorf("%+v", config)
+	}
+	queries, err := Dashboard()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules, err := Rules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rule := range rules {
+		queries = append(queries, Query{rule.Alert.Value, rule.Expr.Value})
+	}
+	for _, q := range queries {
+		expr, err := parser.ParseExpr(q.Expr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, matchers := range parser.ExtractSelectors(expr) {
+			for _, m := range matchers {
+				if m.Name != "job" {
+					continue
+				}
+				found := false
+				for _, job := range config.ScrapeConfigs {
+					found = found || m.Matches(job.JobName)
+				}
+				if !found {
+					t.Errorf("%s: there is no job for %s", q.Where, m)
+				}
+			}
 		}
 	}
 }
