@@ -67,7 +67,7 @@ type bench struct {
 }
 
 // benchTimeout bounds each of the benchmarks; all of them together take some
-// 12 minutes on a quiet machine with two cores.
+// 16 minutes on a quiet machine with two cores.
 const benchTimeout = 8 * time.Minute
 
 func newBench(b *testing.B) *bench {
