@@ -287,10 +287,18 @@ func parseConfig(data []byte) (*Config, error) {
 	}
 	config.Restorer = filepath.Join(filepath.Dir(config.Init), "buntime-restorer")
 	for _, p := range []struct{ key, path string }{
-		{"rootfs", config.Rootfs}, {"bun", config.Bun}, {"init", config.Init}, {"state_dir", config.StateDir}, {"runsc", config.Runsc},
-		{"tls: ca_file", config.TLS.CA}, {"tls: cert_file", config.TLS.Cert}, {"tls: key_file", config.TLS.Key},
-		{"consul: token_file", config.Consul.TokenFile}, {"consul: ca_file", config.Consul.TLS.CA},
-		{"consul: cert_file", config.Consul.TLS.Cert}, {"consul: key_file", config.Consul.TLS.Key},
+		{"rootfs", config.Rootfs},
+		{"bun", config.Bun},
+		{"init", config.Init},
+		{"state_dir", config.StateDir},
+		{"runsc", config.Runsc},
+		{"tls: ca_file", config.TLS.CA},
+		{"tls: cert_file", config.TLS.Cert},
+		{"tls: key_file", config.TLS.Key},
+		{"consul: token_file", config.Consul.TokenFile},
+		{"consul: ca_file", config.Consul.TLS.CA},
+		{"consul: cert_file", config.Consul.TLS.Cert},
+		{"consul: key_file", config.Consul.TLS.Key},
 	} {
 		if p.path != "" && !filepath.IsAbs(p.path) {
 			return nil, fmt.Errorf("plugin config: %s must be an absolute path, got %q", p.key, p.path)

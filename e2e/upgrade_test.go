@@ -121,7 +121,9 @@ func (c *cluster) rolls(t *testing.T) {
 				}
 				at := ready(n)
 				for what, call := range map[string]func() (string, error){
-					"execute": func() (string, error) { return c.asks(at, "POST", "/execute", s.body(M{"command": "cat file"}), `"stdout":"1"`) },
+					"execute": func() (string, error) {
+						return c.asks(at, "POST", "/execute", s.body(M{"command": "cat file"}), `"stdout":"1"`)
+					},
 					"preview": func() (string, error) { return c.visits(at, s) },
 					"info":    func() (string, error) { return c.asks(at, "GET", "/sessions/"+s.id, nil, s.id) },
 				} {

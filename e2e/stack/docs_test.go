@@ -102,7 +102,7 @@ func TestLinks(t *testing.T) {
 // hasSection says whether a document has a section of that anchor, as GitHub makes them.
 func hasSection(text, anchor string) bool {
 	for _, h := range heading.FindAllStringSubmatch(text, -1) {
-		name := regexp.MustCompile("[^\\p{L}\\p{N} _-]").ReplaceAllString(strings.ToLower(h[1]), "")
+		name := regexp.MustCompile(`[^\p{L}\p{N} _-]`).ReplaceAllString(strings.ToLower(h[1]), "")
 		if strings.ReplaceAll(name, " ", "-") == anchor {
 			return true
 		}

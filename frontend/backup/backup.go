@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -153,9 +154,7 @@ func Save(ctx context.Context, records *consul.Store, objects store.Store, path 
 		if err != nil {
 			return r, err
 		}
-		for name, value := range some {
-			a.Other[name] = value
-		}
+		maps.Copy(a.Other, some)
 	}
 	return r, write(filepath.Join(path, "about.json"), a)
 }
@@ -361,7 +360,7 @@ func (t *target) oldestFirst() ([]*consul.Stored, error) {
 func asleep(s consul.Stored, now time.Time) consul.Stored {
 	record := *s.Record
 	record.Epoch += raise
-	record.Lost = record.State != frontend.StateDeepSleep && !(s.Rest.Asleep && s.Rest.Epoch == record.Epoch)
+	record.Lost = record.State != frontend.StateDeepSleep && (!s.Rest.Asleep || s.Rest.Epoch != record.Epoch)
 	record.State, record.Since, record.Version, record.Failures = frontend.StateDeepSleep, now.UTC(), 0, 0
 	record.Claim = claim.Claim{}
 	record.Files, record.Checkpoint = s.Rest.Files, s.Rest.Snapshot.Taken.UTC().Truncate(time.Second)

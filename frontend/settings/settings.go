@@ -20,6 +20,7 @@ import (
 	"io"
 	"os"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -63,7 +64,7 @@ func (s *Set) walk(t reflect.Type, prefix string, index []int) {
 			continue
 		}
 		name = prefix + name
-		at := append(index[:len(index):len(index)], i)
+		at := append(slices.Clip(index), i)
 		inner := f.Type
 		if inner.Kind() == reflect.Pointer {
 			inner = inner.Elem()
@@ -177,7 +178,7 @@ func (s *Set) tell(st *Setting) {
 // parse sets a value as the environment and flags have it.
 func parse(v reflect.Value, text string) error {
 	if v.CanAddr() {
-		if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+		if u, ok := reflect.TypeAssert[encoding.TextUnmarshaler](v.Addr()); ok {
 			return u.UnmarshalText([]byte(text))
 		}
 	}
@@ -260,7 +261,7 @@ func (s *Set) Print(w io.Writer) error {
 		if from == "" {
 			from = "default"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\n", st.Name, show(v, st.Secret), from) //nolint:errcheck // Flush has it
+		fmt.Fprintf(t, "%s\t%s\t%s\n", st.Name, show(v, st.Secret), from)
 	}
 	return t.Flush()
 }
