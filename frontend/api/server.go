@@ -88,7 +88,7 @@ func New(c Config) (*Server, error) {
 	if c.Metrics == nil {
 		c.Metrics = metrics.New()
 	}
-	s := &Server{Config: c, NodeWait: 5 * time.Second, ReadyFor: 500 * time.Millisecond, private: http.NewServeMux(), strangers: free.Requests}
+	s := &Server{Config: c, NodeWait: frontend.NodeWait, ReadyFor: 500 * time.Millisecond, private: http.NewServeMux(), strangers: free.Requests}
 	s.leaving.begin()
 	document, page, err := s.routes()
 	if err != nil {

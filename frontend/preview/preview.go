@@ -77,7 +77,7 @@ func New(c Config, next http.Handler) *Handler {
 	h := &Handler{
 		Next: next, sessions: c.Sessions, secret: c.Secret, scheme: c.Scheme, log: c.Log, observe: c.Observe,
 		domain:   strings.ToLower(withoutPort(c.Domain)),
-		NodeWait: 5 * time.Second,
+		NodeWait: frontend.NodeWait,
 	}
 	if h.observe == nil {
 		h.observe = func(int, time.Duration) {}
