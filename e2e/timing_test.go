@@ -43,12 +43,15 @@ func TestServerTiming(t *testing.T) {
 		"get /executions/{id}":        {client.Call{Path: "/executions/" + made.ExecutionID, Query: query()}, byNode},
 		"get /executions/{id}/output": {client.Call{Path: "/executions/" + made.ExecutionID + "/output", Query: query()}, byNode},
 		"get /processes":              {client.Call{Query: query()}, byNode},
-		"get /files/list":             {client.Call{Query: query()}, byNode},
-		"post /files/write":           {client.Call{JSON: s.body(M{"path": "b", "content": "x"})}, byNode},
-		"get /files/read":             {client.Call{Query: query("path", "dir/a")}, byNode},
-		"delete /files":               {client.Call{Query: query("path", "b")}, byNode},
-		"get /files/archive":          {client.Call{Query: query("path", "dir")}, byNode},
-		"put /files/archive":          {client.Call{Query: query("path", "dir"), Body: strings.NewReader(string(tar.Body)), Header: map[string]string{"Content-Type": "application/x-tar"}}, byNode},
+		"get /account":                {spans: []string{"auth", "total"}},
+
+		"post /sessions/{id}/terminal/ticket": {spans: []string{"auth", "total"}},
+		"get /files/list":                     {client.Call{Query: query()}, byNode},
+		"post /files/write":                   {client.Call{JSON: s.body(M{"path": "b", "content": "x"})}, byNode},
+		"get /files/read":                     {client.Call{Query: query("path", "dir/a")}, byNode},
+		"delete /files":                       {client.Call{Query: query("path", "b")}, byNode},
+		"get /files/archive":                  {client.Call{Query: query("path", "dir")}, byNode},
+		"put /files/archive":                  {client.Call{Query: query("path", "dir"), Body: strings.NewReader(string(tar.Body)), Header: map[string]string{"Content-Type": "application/x-tar"}}, byNode},
 	}
 	reply := send(t, s.ctx, s.api, client.Call{Method: "GET", Path: "/openapi.json"})
 	var document struct{ Paths map[string]map[string]any }
@@ -67,6 +70,12 @@ func TestServerTiming(t *testing.T) {
 	for _, operation := range operations {
 		c, ok := calls[operation]
 		if operation == "get /sessions/{id}/terminal" { // a WebSocket, whose refusal is below
+			continue
+		}
+		if path, ok := strings.CutPrefix(operation, "get "); ok && strings.HasPrefix(path, "/operator/") {
+			reply := send(t, s.ctx, s.api, client.Call{Method: "GET", Path: path})
+			status(t, reply, 403)
+			wantSpans(t, operation, reply.Header, "auth", "total")
 			continue
 		}
 		if !ok {
