@@ -83,7 +83,7 @@ func open(ctx context.Context, config *driver.Config, log hclog.Logger, without 
 	if _, err := os.Stat(trusted); err != nil {
 		trusted = ""
 	}
-	apiTLS, previewTLS, err := openTLS(config, log)
+	apiTLS, previewTLS, metricsTLS, err := openTLS(config, log)
 	if err != nil {
 		return nil, err
 	}
@@ -118,25 +118,26 @@ func open(ctx context.Context, config *driver.Config, log hclog.Logger, without 
 	a.tasks.Go(func() { a.sweep(ctx) })
 	a.tasks.Go(func() { a.keepFavour(ctx) })
 	if config.Metrics.Address != "" {
-		a.tasks.Go(func() { metrics.Serve(ctx, config.Metrics, census{a}, log.Named("metrics")) })
+		a.tasks.Go(func() { metrics.Serve(ctx, config.Metrics, metricsTLS, census{a}, log.Named("metrics")) })
 	}
 	return a, nil
 }
 
-// openTLS reads the certificates for sessions' listeners, where there are any.
-func openTLS(config *driver.Config, log hclog.Logger) (forAPI, forPreviews *tls.Config, err error) {
+// openTLS reads the certificates for sessions' listeners, and for that of the metrics, where
+// there are any. Who reads metrics has a token instead of a certificate.
+func openTLS(config *driver.Config, log hclog.Logger) (forAPI, forPreviews, forMetrics *tls.Config, err error) {
 	if config.TLS.None() {
-		return nil, nil, nil
+		return nil, nil, nil, nil
 	}
 	certs, err := credentials.Open(config.TLS, func(err error) { log.Warn("goes on with the certificates that it had", "error", err) })
 	if err != nil {
-		return nil, nil, fmt.Errorf("tls: %w", err)
+		return nil, nil, nil, fmt.Errorf("tls: %w", err)
 	}
 	visitors := []string{credentials.FrontEnd}
 	if config.PreviewAccess == driver.AccessAny {
 		visitors = append(visitors, credentials.Proxy)
 	}
-	return certs.Server(credentials.FrontEnd), certs.Server(visitors...), nil
+	return certs.Server(credentials.FrontEnd), certs.Server(visitors...), certs.Server(), nil
 }
 
 // checkTimeout bounds the look whether there can be a restorer, which takes some 10 ms.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -89,9 +90,9 @@ const connections = 16
 // address for a moment yet.
 const listenPause = time.Second
 
-// Serve answers on the address of the configuration until the context ends. What is
-// wrong with it is logged, and tried again: sessions do not depend on it.
-func Serve(ctx context.Context, c Config, more prometheus.Collector, log hclog.Logger) {
+// Serve answers on the address of the configuration until the context ends, with secured,
+// if it is not nil, in TLS. What is wrong with it is logged, and tried again: sessions do not depend on it.
+func Serve(ctx context.Context, c Config, secured *tls.Config, more prometheus.Collector, log hclog.Logger) {
 	l := listen(ctx, c.Address, log)
 	if l == nil {
 		return
@@ -99,8 +100,12 @@ func Serve(ctx context.Context, c Config, more prometheus.Collector, log hclog.L
 	srv := door.NewServer(Handler(c.Token, more), limits, log.StandardLogger(nil))
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()
-	log.Info("metrics are served", "address", l.Addr().String())
-	if err := srv.Serve(door.Limit(l, door.Room{All: connections})); !errors.Is(err, http.ErrServerClosed) {
+	log.Info("metrics are served", "address", l.Addr().String(), "tls", secured != nil)
+	l = door.Limit(l, door.Room{All: connections})
+	if secured != nil {
+		l = tls.NewListener(l, secured)
+	}
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		log.Error("metrics are served no more", "error", err)
 	}
 }

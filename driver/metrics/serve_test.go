@@ -5,6 +5,7 @@ package metrics
 
 import (
 	"context"
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
@@ -64,6 +65,15 @@ func TestToken(t *testing.T) {
 // TestServe: it waits for an address that another process still has, and ends with its
 // context.
 func TestServe(t *testing.T) {
+	t.Run("plain", func(t *testing.T) { serves(t, nil, http.DefaultClient) })
+	// As for tests: one that its client knows.
+	secured := httptest.NewTLSServer(nil)
+	defer secured.Close()
+	t.Run("in TLS", func(t *testing.T) { serves(t, secured.TLS.Clone(), secured.Client()) })
+}
+
+func serves(t *testing.T, secured *tls.Config, client *http.Client) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -73,11 +83,15 @@ func TestServe(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		Serve(ctx, Config{Address: l.Addr().String()}, nil, hclog.NewNullLogger())
+		Serve(ctx, Config{Address: l.Addr().String()}, secured, nil, hclog.NewNullLogger())
 	}()
 	l.Close()
 	for {
-		res, err := http.Get("http://" + l.Addr().String() + "/metrics")
+		scheme := "http://"
+		if secured != nil {
+			scheme = "https://"
+		}
+		res, err := client.Get(scheme + l.Addr().String() + "/metrics")
 		if err == nil {
 			body, _ := io.ReadAll(res.Body)
 			res.Body.Close()
