@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -65,7 +66,7 @@ func startSecured(t *testing.T) *secured {
 				t.Logf("==> end of the log of %s\n%s", part, s.Logs(part, 40))
 			}
 		}
-		if err := s.Stop(stopCtx); err != nil {
+		if err := errors.Join(settle(stopCtx, s), s.Stop(stopCtx)); err != nil {
 			t.Error(err)
 		}
 	})
@@ -84,6 +85,22 @@ func startSecured(t *testing.T) *secured {
 		c.apis = append(c.apis, api)
 	}
 	return c
+}
+
+// settle ends what makes sessions and slots, and waits until nothing of any is on the
+// machine: one that was being started when its plugin was restarted goes within a minute.
+func settle(ctx context.Context, s *stack.Stack) error {
+	var errs []error
+	for _, f := range s.Frontends {
+		errs = append(errs, f.Kill(ctx, syscall.SIGTERM))
+	}
+	jobs, _, err := s.Nomad.Jobs().List(&nomad.QueryOptions{Namespace: "buntime"})
+	errs = append(errs, err)
+	for _, job := range jobs {
+		_, _, err := s.Nomad.Jobs().Deregister(job.ID, true, &nomad.WriteOptions{Namespace: "buntime"})
+		errs = append(errs, err)
+	}
+	return errors.Join(append(errs, tearDown(s))...)
 }
 
 // frontendCommand runs buntime-frontend with the configuration of the first one.

@@ -5,6 +5,7 @@ package relay
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -29,6 +30,7 @@ const bodyPatience = 20 * time.Millisecond
 type Conn struct {
 	net.Conn // what net/http would have otherwise
 	tcp      *net.TCPConn
+	out      halves // tcp, or TLS over it
 	server   *Server
 	client   *socket
 	watch    watch
@@ -49,7 +51,7 @@ type Conn struct {
 	failure error
 
 	readBy, writeBy time.Time // deadlines, if set here
-	served          bool
+	served, shaken  bool
 
 	mu       sync.Mutex
 	upstream *upstream // in use
@@ -62,7 +64,10 @@ type Conn struct {
 }
 
 func newConn(s *Server, outer net.Conn, tcp *net.TCPConn, raw syscall.RawConn) *Conn {
-	c := &Conn{Conn: outer, tcp: tcp, server: s, client: newSocket(raw), fresh: true}
+	c := &Conn{Conn: outer, tcp: tcp, out: tcp, server: s, client: newSocket(raw, outer, &requests), fresh: true}
+	if secured, ok := outer.(*tls.Conn); ok {
+		c.out = secured
+	}
 	c.watch.conn = c
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.ip, _, _ = net.SplitHostPort(tcp.RemoteAddr().String())
@@ -70,9 +75,18 @@ func newConn(s *Server, outer net.Conn, tcp *net.TCPConn, raw syscall.RawConn) *
 	return c
 }
 
+// halves are connections that can end in one direction.
+type halves interface {
+	net.Conn
+	CloseWrite() error
+}
+
 // Read implements net.Conn for net/http.
 func (c *Conn) Read(p []byte) (int, error) {
 	if c.fresh {
+		if err := c.shake(); err != nil {
+			return 0, err
+		}
 		if err := c.run(); err != nil {
 			return 0, err
 		}
@@ -102,6 +116,21 @@ func (c *Conn) Read(p []byte) (int, error) {
 		c.left -= int64(n)
 	}
 	return n, err
+}
+
+// shake does what net/http would where it sees that a connection is one of TLS. The time
+// for it is that for the first head.
+func (c *Conn) shake() error {
+	secured, ok := c.out.(*tls.Conn)
+	if !ok || c.shaken {
+		return nil
+	}
+	c.shaken = true
+	err := secured.Handshake()
+	if err != nil && c.server.ErrorLog != nil {
+		c.server.ErrorLog.Printf("TLS handshake error from %s: %v", c.ip, err)
+	}
+	return err
 }
 
 // Context is done when the connection is closed, or its client is gone.
@@ -289,7 +318,7 @@ func (c *Conn) abandon(turn uint64, cause error) {
 		c.cancel(cause)
 	}
 	if c.upstream != nil {
-		c.upstream.conn.Close()
+		c.upstream.close()
 	}
 }
 
@@ -314,7 +343,7 @@ func (c *Conn) write(p []byte) error {
 	if coarse(&c.writeBy, time.Now(), c.server.limits.Stall) {
 		_ = c.tcp.SetWriteDeadline(c.writeBy) // fails on a closed connection, as writing does
 	}
-	_, err := c.tcp.Write(p)
+	_, err := c.out.Write(p)
 	return err
 }
 
@@ -349,7 +378,7 @@ func (c *Conn) Close() error {
 	}
 	c.closed = true
 	if c.upstream != nil {
-		c.upstream.conn.Close()
+		c.upstream.close()
 	}
 	if c.cause == nil {
 		c.cause = net.ErrClosed
@@ -362,7 +391,7 @@ func (c *Conn) Close() error {
 }
 
 // CloseWrite is how net/http lets a client read an answer to its end.
-func (c *Conn) CloseWrite() error { return c.tcp.CloseWrite() }
+func (c *Conn) CloseWrite() error { return c.out.CloseWrite() }
 
 // SetDeadline implements net.Conn.
 func (c *Conn) SetDeadline(t time.Time) error {

@@ -38,7 +38,7 @@ func (c *Conn) pass() (passed bool, err error) {
 			return false, c.clientGone() // net/http finds out what it is
 		}
 		if err := c.use(u); err != nil {
-			u.conn.Close()
+			u.close()
 			return false, c.clientGone()
 		}
 		if t.Touch != nil && t.Touch() != nil {
@@ -96,7 +96,7 @@ func (c *Conn) done(u *upstream, good bool) {
 		c.trip.Pool.put(u)
 		return
 	}
-	u.conn.Close()
+	u.close()
 }
 
 // first reads the first bytes of an answer.

@@ -5,6 +5,7 @@ package relay
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"sync"
@@ -41,7 +42,8 @@ type Pool struct {
 // upstream is a connection to who answers.
 type upstream struct {
 	*socket
-	conn  *net.TCPConn
+	tcp   *net.TCPConn
+	conn  net.Conn // tcp, or TLS over it
 	place Place
 	lines []byte
 	at    time.Time // when it was kept
@@ -51,7 +53,10 @@ type upstream struct {
 	good  bool
 }
 
-var errUnfit = errors.New("the relay passes to TCP connections alone")
+// close closes the connection without a word: TLS's last one might have to wait.
+func (u *upstream) close() { u.tcp.Close() }
+
+var errUnfit = errors.New("the relay passes to connections of TCP and TLS alone")
 
 // Unfit says that nothing can be passed over this pool's connections.
 func (p *Pool) Unfit() bool { return p.unfit.Load() }
@@ -66,13 +71,17 @@ func (p *Pool) take(ctx context.Context, place Place, fresh bool) (*upstream, er
 		if u.quiet() {
 			return u, nil
 		}
-		u.conn.Close()
+		u.close()
 	}
 	conn, lines, err := p.Dial(ctx, place)
 	if err != nil {
 		return nil, err
 	}
-	tcp, ok := conn.(*net.TCPConn)
+	inner := conn
+	if secured, ok := conn.(*tls.Conn); ok {
+		inner = secured.NetConn()
+	}
+	tcp, ok := inner.(*net.TCPConn)
 	if !ok {
 		p.unfit.Store(true)
 		conn.Close()
@@ -83,7 +92,7 @@ func (p *Pool) take(ctx context.Context, place Place, fresh bool) (*upstream, er
 		conn.Close()
 		return nil, err
 	}
-	u := &upstream{socket: newSocket(raw), conn: tcp, place: place, lines: lines}
+	u := &upstream{socket: newSocket(raw, conn, &records), conn: conn, tcp: tcp, place: place, lines: lines}
 	u.check = u.look
 	return u, nil
 }
@@ -120,7 +129,7 @@ func (p *Pool) put(u *upstream) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed || len(p.kept[u.place]) >= p.Each || p.count >= p.All {
-		u.conn.Close()
+		u.close()
 		return
 	}
 	if p.kept == nil {
@@ -146,7 +155,7 @@ func (p *Pool) sweep() {
 	for place, list := range p.kept {
 		n := 0
 		for n < len(list) && now.Sub(list[n].at) >= p.For {
-			list[n].conn.Close()
+			list[n].close()
 			n++
 		}
 		p.count -= n
@@ -174,7 +183,7 @@ func (p *Pool) Close() {
 	}
 	for _, list := range p.kept {
 		for _, u := range list {
-			u.conn.Close()
+			u.close()
 		}
 	}
 	p.kept, p.count = nil, 0

@@ -15,12 +15,15 @@
 // A request is plain if it is HTTP/1.1 with one Host, an origin-form target, and a
 // body, if any, of a known and small length that arrives with it. There are no hop-by-hop
 // fields but "Connection: keep-alive", and no API key.
+//
+// Either connection may be one of TLS, which costs a buffer while it is waited for.
 package relay
 
 import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -28,6 +31,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/buntime/buntime/driver/door"
 )
@@ -189,9 +194,6 @@ func (l listener) Accept() (net.Conn, error) {
 	}
 	inner := c
 	for {
-		if _, ok := inner.(*tls.Conn); ok { // below it is no HTTP
-			return c, nil
-		}
 		u, ok := inner.(interface{ NetConn() net.Conn })
 		if !ok {
 			break
@@ -209,20 +211,33 @@ func (l listener) Accept() (net.Conn, error) {
 	return newConn(l.server, c, tcp, raw), nil
 }
 
-// socket reads from a TCP connection without holding a buffer while it waits.
+// underTLS says whether a connection's bytes are not those of its socket.
+func underTLS(c net.Conn) bool {
+	_, ok := c.(*tls.Conn)
+	return ok
+}
+
+// socket reads from a TCP connection without holding a buffer while it waits, or from
+// a connection of TLS over it with one of a record's size.
 type socket struct {
-	raw  syscall.RawConn
-	try  func(fd uintptr) bool
-	page *page // where to read to, from its byte full; nil: one is taken when there is something to read
-	n    int
-	err  error
+	raw syscall.RawConn
+	tls net.Conn // nil: there is none
+	// buffers are for what is waited for over TLS.
+	buffers *sync.Pool
+	try     func(fd uintptr) bool
+	page    *page // where to read to, from its byte full; nil: one is taken when there is something to read
+	n       int
+	err     error
 
 	peek func(fd uintptr) bool
 	byte [1]byte
 }
 
-func newSocket(raw syscall.RawConn) *socket {
+func newSocket(raw syscall.RawConn, conn net.Conn, buffers *sync.Pool) *socket {
 	s := &socket{raw: raw}
+	if underTLS(conn) {
+		s.tls, s.buffers = conn, buffers
+	}
 	s.try = s.attempt
 	s.peek = s.look
 	return s
@@ -253,6 +268,9 @@ func (s *socket) attempt(fd uintptr) bool {
 
 // read reads at least a byte to the end of p, or of a new page if p is nil.
 func (s *socket) read(p *page) (*page, error) {
+	if s.tls != nil {
+		return s.readRecord(p)
+	}
 	s.page = p
 	err := s.raw.Read(s.try)
 	p, s.page = s.page, nil
@@ -267,12 +285,61 @@ func (s *socket) read(p *page) (*page, error) {
 	return p, nil
 }
 
+// Buffers for readRecord: of what a record holds at most, and for requests, which are
+// waited for on many connections at a time.
+var (
+	records  = sync.Pool{New: func() any { return newBuffer(16 << 10) }}
+	requests = sync.Pool{New: func() any { return newBuffer(4 << 10) }}
+)
+
+func newBuffer(size int) *[]byte {
+	b := make([]byte, size)
+	return &b
+}
+
+// readRecord is read for TLS, which does not tell whether it has something without being
+// given room for it.
+func (s *socket) readRecord(p *page) (*page, error) {
+	if p != nil {
+		n, err := s.tls.Read(p.b[p.full:])
+		p.full += n
+		return p, whole(n, err)
+	}
+	r := s.buffers.Get().(*[]byte)
+	defer s.buffers.Put(r)
+	n, err := s.tls.Read(*r)
+	if n > 0 {
+		p = newPage()
+		p.full += copy(p.b[p.full:], (*r)[:n])
+	}
+	return p, whole(n, err)
+}
+
+// whole is the error of a read that brought n bytes: what ended the connection after them
+// comes with the next.
+func whole(n int, err error) error {
+	switch {
+	case n > 0:
+		return nil
+	case err == nil, errors.Is(err, io.EOF):
+		return errEnd
+	}
+	return err
+}
+
+// closeWait is the state of a TCP connection whose other side has ended it.
+const closeWait = 8
+
 func (s *socket) look(fd uintptr) bool {
 	for {
 		n, _, err := syscall.Recvfrom(int(fd), s.byte[:], syscall.MSG_PEEK)
 		switch {
 		case err == syscall.EINTR:
 			continue
+		case err == nil && n > 0 && s.tls != nil:
+			// TLS says that it ends before TCP does.
+			info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+			return err == nil && info.State == closeWait
 		case err == syscall.EAGAIN, err == nil && n > 0:
 			return false
 		}

@@ -47,6 +47,7 @@ func newApp(t testing.TB, answer func(conn net.Conn, request string) bool) *app 
 	if err != nil {
 		t.Fatal(err)
 	}
+	l = layer(t, l)
 	a := &app{address: l.Addr().String(), answer: answer}
 	var all sync.WaitGroup
 	t.Cleanup(func() { l.Close(); all.Wait() })
@@ -126,11 +127,11 @@ func newHop(t testing.TB, to string, l door.Limits, trip func(*relay.Request, *r
 	h.pool = &relay.Pool{
 		Each: 100, All: 1000, For: time.Minute,
 		Dial: func(ctx context.Context, p relay.Place) (net.Conn, []byte, error) {
-			c, err := new(net.Dialer).DialContext(ctx, "tcp", p.ID)
+			c, err := dialer(t)(ctx, "tcp", p.ID)
 			return c, []byte("X-Hop: yes\r\n"), err
 		},
 	}
-	transport := &http.Transport{DisableCompression: true}
+	transport := &http.Transport{DisableCompression: true, DialContext: dialer(t)}
 	proxy := &httputil.ReverseProxy{
 		Transport:     transport,
 		FlushInterval: -1,
@@ -159,7 +160,7 @@ func newHop(t testing.TB, to string, l door.Limits, trip func(*relay.Request, *r
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = h.server.Serve(door.Limit(listener, door.Room{All: 1000})) // until Close
+		_ = h.server.Serve(layer(t, door.Limit(listener, door.Room{All: 1000}))) // until Close
 	}()
 	t.Cleanup(func() {
 		h.server.Close()
@@ -173,7 +174,7 @@ func newHop(t testing.TB, to string, l door.Limits, trip func(*relay.Request, *r
 // dial connects to the hop until the test ends.
 func (h *hop) dial(t testing.TB) *client {
 	t.Helper()
-	c, err := net.Dial("tcp", h.address)
+	c, err := dialer(t)(context.Background(), "tcp", h.address)
 	if err != nil {
 		t.Fatal(err)
 	}

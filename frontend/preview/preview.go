@@ -53,7 +53,7 @@ type Handler struct {
 
 	proxy     *httputil.ReverseProxy
 	transport *http.Transport
-	pool      *relay.Pool          // nil: the relay passes nothing, which it cannot over TLS
+	pool      *relay.Pool
 	connect   credentials.DialFunc // to a node
 }
 
@@ -86,9 +86,8 @@ func New(c Config, next http.Handler) *Handler {
 	h.transport = node.NewTransport(h.dial)
 	if c.TLS != nil {
 		h.connect = c.TLS.Dial(h.connect, credentials.Node)
-	} else {
-		h.pool = h.newPool()
 	}
+	h.pool = h.newPool()
 	h.proxy = &httputil.ReverseProxy{
 		Rewrite:       h.rewrite,
 		Transport:     follower{h},
@@ -102,9 +101,7 @@ func New(c Config, next http.Handler) *Handler {
 // Close closes idle connections.
 func (h *Handler) Close() {
 	h.transport.CloseIdleConnections()
-	if h.pool != nil {
-		h.pool.Close()
-	}
+	h.pool.Close()
 }
 
 // Session is what a host says if it is a session's below our domain.

@@ -36,7 +36,7 @@ func (h *Handler) newPool() *relay.Pool {
 // ServeHTTP has the others.
 func (h *Handler) Relay(c *relay.Conn, r *relay.Request, t *relay.Trip) bool {
 	host, ok := h.Session(r.Host)
-	if !ok || h.pool == nil || host.Port == 0 || r.Has(relay.Token) {
+	if !ok || host.Port == 0 || r.Has(relay.Token) {
 		return false
 	}
 	sess, err := h.sessions.ResolvePreview(c.Context(), frontend.FromLabel(host.Session))
