@@ -83,6 +83,13 @@ func consoleHostile(t *testing.T, browser context.Context) {
 	x.sees("#output .stdout", "⟨202E⟩gnp.exe") // it is shown, and turns nothing round
 	x.sees("#output .stdout", "⟨1B⟩]52;")
 
+	// More of it than can be drawn.
+	x.code(`for (let i = 0; i < 150000; i++) console.log("\x1b[3" + (i % 8) + "mline", i, "x".repeat(60)); console.log("the last")`)
+	x.click("#run")
+	x.sees("#output .note", "are left out here")
+	x.sees("#output", "the last")
+	x.until("what is kept has its bounds", `document.querySelector("#output").textContent.length < 400000 && document.querySelector("#output").childNodes.length < 5000`)
+
 	// A server that tries to get out of its frame, with a title that is one too.
 	s.background(escapeServer())
 	x.click("#preview")

@@ -6,6 +6,7 @@ import { signal } from '@preact/signals';
 import { api, ApiError, type Listed } from './api.ts';
 import { go, route, sessionHash } from './route.ts';
 import { refresh, rows } from './store.ts';
+import { visible } from './text.ts';
 
 export interface Question {
   title: string;
@@ -32,7 +33,8 @@ export function say(text: string, bad = false): void {
   fading = window.setTimeout(() => (said.value = null), bad ? 10_000 : 4000);
 }
 
-export const message = (e: unknown): string => (e instanceof Error ? e.message : String(e));
+/** message is what an error says, which may be in a session's words. */
+export const message = (e: unknown): string => visible(e instanceof Error ? e.message : String(e));
 
 /** during does something to a session, and says what came of it. */
 export async function during(id: string, what: string, done: string, act: () => Promise<unknown>): Promise<boolean> {

@@ -4,9 +4,10 @@
 // Output on the page is text in spans. Of its escape sequences those for colours count;
 // what is left of others is shown.
 import { createAnsiSequenceParser, createColorPalette, type Color } from 'ansi-sequence-parser';
-import { visibleOutput } from './text.ts';
+import { bytes, visibleOutput } from './text.ts';
 
-const most = 2_000_000; // characters that a pane keeps
+const most = 300_000; // characters that a pane keeps, and that wait to be drawn
+const mostPieces = 4000; // of different colours
 const palette = createColorPalette();
 
 type Kind = 'stdout' | 'stderr' | 'note';
@@ -14,6 +15,9 @@ type Kind = 'stdout' | 'stderr' | 'note';
 /** Output is a pane that output goes to as it comes. */
 export class Output {
   private waiting: { kind: Kind; text: string }[] = [];
+  private waits = 0; // characters of it
+  private skipped = 0; // characters that came faster than they can be drawn
+  private pause = 16; // ms before what comes is drawn
   private held: Record<Kind, string> = { stdout: '', stderr: '', note: '' };
   private parsers = { stdout: createAnsiSequenceParser(), stderr: createAnsiSequenceParser() };
   private size = 0;
@@ -42,6 +46,7 @@ export class Output {
 
   clear(): void {
     this.waiting = [];
+    this.waits = this.skipped = 0;
     this.pane.replaceChildren();
     this.size = 0;
   }
@@ -49,19 +54,30 @@ export class Output {
   private add(kind: Kind, text: string): void {
     if (!text) return;
     this.waiting.push({ kind, text });
-    this.due ||= requestAnimationFrame(() => this.draw());
+    this.waits += text.length;
+    while (this.waits > most && this.waiting.length > 1) {
+      const { text } = this.waiting.shift()!;
+      this.waits -= text.length;
+      this.skipped += text.length;
+    }
+    this.due ||= window.setTimeout(() => this.draw(), this.pause);
   }
 
   private draw(): void {
     this.due = 0;
+    const begin = performance.now();
     const below = this.pane.scrollHeight - this.pane.scrollTop - this.pane.clientHeight < 40;
+    if (this.skipped) this.put('note', `… ${bytes(this.skipped)} of output are left out here`);
     for (const { kind, text } of this.waiting) this.put(kind, text);
     this.waiting = [];
-    while (this.size > most && this.pane.childNodes.length > 1) {
+    this.waits = this.skipped = 0;
+    while (this.pane.childNodes.length > 1 && (this.size > most || this.pane.childNodes.length > mostPieces)) {
       this.size -= this.pane.firstChild!.textContent!.length;
       this.pane.firstChild!.remove();
     }
     if (below) this.pane.scrollTop = this.pane.scrollHeight;
+    // Most of the time is everything else's.
+    this.pause = Math.min(1000, Math.max(16, 4 * (performance.now() - begin)));
   }
 
   private put(kind: Kind, text: string): void {

@@ -53,7 +53,7 @@ export function Run({ session }: { session: Session }) {
       const data = JSON.parse(e.data);
       if (e.type === 'stdout' || e.type === 'stderr') output.current!.print(e.type, data.data);
       else if (e.type === 'result') output.current!.note(ending(data));
-      else if (e.type === 'error') output.current!.note(`✗ ${data.error?.message ?? 'the execution has no result'}`);
+      else if (e.type === 'error') output.current!.note(`✗ ${visible(String(data.error?.message ?? 'the execution has no result'))}`);
     });
   };
 

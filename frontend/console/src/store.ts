@@ -6,6 +6,7 @@
 import { computed, signal } from '@preact/signals';
 import { account, api, ApiError, hasKey, total, type AnySession, type Listed, type Process, type Session, type System } from './api.ts';
 import { route } from './route.ts';
+import { visible } from './text.ts';
 
 /** Row is a session, of this account or another. */
 export interface Row {
@@ -189,7 +190,7 @@ export async function refresh(): Promise<void> {
     trouble.value = '';
   } catch (e) {
     const gone = e instanceof ApiError && e.status === 404;
-    trouble.value = gone ? '' : e instanceof Error ? e.message : String(e);
+    trouble.value = gone ? '' : visible(e instanceof Error ? e.message : String(e));
     pause = Math.max(2 * pause, e instanceof ApiError ? e.retryAfter * 1000 : 0);
   } finally {
     asking = false;
