@@ -10,6 +10,7 @@
 package metrics
 
 import (
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -63,7 +64,7 @@ func (t Timer) Since(begin time.Time, err error) {
 // timer makes the Timer of some labels, to which the result is added.
 func timer(v *prometheus.HistogramVec, values ...string) Timer {
 	with := func(result string) prometheus.Observer {
-		return v.WithLabelValues(append(values[:len(values):len(values)], result)...)
+		return v.WithLabelValues(append(slices.Clip(values), result)...)
 	}
 	return Timer{with("ok"), with("error")}
 }

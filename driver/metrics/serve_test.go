@@ -22,16 +22,27 @@ const token = "0123456789abcdef"
 
 func TestConfig(t *testing.T) {
 	for _, good := range []Config{
-		{}, {Address: "127.0.0.1:9464"}, {Address: "[::1]:9464"}, {Address: "127.0.0.1:9464", Token: token},
-		{Address: "10.0.0.7:9464", Token: token}, {Address: "0.0.0.0:9464", Token: token},
+		{},
+		{Address: "127.0.0.1:9464"},
+		{Address: "[::1]:9464"},
+		{Address: "127.0.0.1:9464", Token: token},
+		{Address: "10.0.0.7:9464", Token: token},
+		{Address: "0.0.0.0:9464", Token: token},
 	} {
 		if err := good.Check(); err != nil {
 			t.Errorf("%+v: %v", good, err)
 		}
 	}
 	for _, bad := range []Config{
-		{Token: token}, {Address: "localhost:9464"}, {Address: "127.0.0.1"}, {Address: ":9464"}, {Address: ":9464", Token: token},
-		{Address: "10.0.0.7:9464"}, {Address: "0.0.0.0:9464"}, {Address: "[::]:9464"}, {Address: "127.0.0.1:9464", Token: "short"},
+		{Token: token},
+		{Address: "localhost:9464"},
+		{Address: "127.0.0.1"},
+		{Address: ":9464"},
+		{Address: ":9464", Token: token},
+		{Address: "10.0.0.7:9464"},
+		{Address: "0.0.0.0:9464"},
+		{Address: "[::]:9464"},
+		{Address: "127.0.0.1:9464", Token: "short"},
 	} {
 		if err := bad.Check(); err == nil {
 			t.Errorf("%+v is taken", bad)

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -92,9 +93,7 @@ func (m Metrics) Add(families map[string]*dto.MetricFamily) {
 			}
 			m[name+"_count"], m[name+"_sum"] = append(m[name+"_count"], set), append(m[name+"_sum"], set)
 			bucket := map[string]string{"le": ""}
-			for label, value := range set {
-				bucket[label] = value
-			}
+			maps.Copy(bucket, set)
 			m[name+"_bucket"] = append(m[name+"_bucket"], bucket)
 		}
 	}

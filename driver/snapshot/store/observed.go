@@ -83,7 +83,7 @@ func (o observed) each(ctx context.Context, operation string, names iter.Seq2[st
 
 // done tells of a call, unless it was given up by who called: that is no news of the store.
 func (o observed) done(ctx context.Context, operation string, bytes int, begin time.Time, err error) {
-	if err != nil && ctx.Err() == context.Canceled { //nolint:errorlint // a context's own error is never wrapped
+	if err != nil && ctx.Err() == context.Canceled {
 		return
 	}
 	if err != nil {
