@@ -258,6 +258,17 @@ func (c *secured) changeNodeSecret(t *testing.T) {
 			api.HTTP.CloseIdleConnections()
 		}
 	}
+	// Also on a node that has nothing to do with the session. An agent that is ended while it
+	// starts its plugin leaves that behind.
+	eachNode := func() {
+		t.Helper()
+		for _, node := range c.Clients {
+			c.only(t, node)
+			fresh := createSession(t, c.ctx, c.apis[0], M{"resourceLimits": M{"memory": 512}}) // no slot is of that shape
+			equal(t, "output", fresh.print(`console.log("new")`), "new\n")
+		}
+		c.only(t, c.Clients...)
+	}
 	at := c.claimOf(t, s)
 	api := func(secret string) int {
 		t.Helper()
@@ -271,6 +282,7 @@ func (c *secured) changeNodeSecret(t *testing.T) {
 	c.OldNodeSecret, c.NodeSecret = former, strings.Repeat("next", 8)
 	restartAll(&c.Clients[0].Agent, &c.Clients[1].Agent)
 	both("with nodes that take both")
+	eachNode()
 	equal(t, "status with the former secret", api(former), http.StatusOK)
 	restartAll(c.Frontends[0])
 	both("with one front-end of each")
@@ -280,10 +292,5 @@ func (c *secured) changeNodeSecret(t *testing.T) {
 	restartAll(&c.Clients[0].Agent, &c.Clients[1].Agent)
 	both("with nodes of the next alone")
 	equal(t, "status with the former secret", api(former), http.StatusUnauthorized)
-	for _, node := range c.Clients { // also one that had nothing to do with the session
-		c.only(t, node)
-		fresh := createSession(t, c.ctx, c.apis[0], M{"resourceLimits": M{"memory": 512}}) // no slot is of that shape
-		equal(t, "output", fresh.print(`console.log("new")`), "new\n")
-	}
-	c.only(t, c.Clients...)
+	eachNode()
 }
