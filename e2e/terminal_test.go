@@ -110,7 +110,7 @@ func TestTerminal(t *testing.T) {
 		x.word(M{"type": "resize", "rows": 40, "cols": 90})
 		x.in("until [ \"$(stty size)\" = '40 90' ]; do :; done; echo resized\n")
 		x.until("resized\r\n")
-		x.in("echo now; sleep 1000\n")
+		x.in("sh -c 'echo now; exec sleep 1000'\n") // what says so has the terminal: Ctrl-C goes to it
 		x.until("now\r\n")
 		x.in("\x03")
 		x.until("$ ") // bash drops what was typed ahead of it

@@ -232,19 +232,24 @@ func (t *terminal) attend(ctx context.Context, ended <-chan error) error {
 		select {
 		case err := <-ended:
 			if err != nil { // init is gone
-				err = errEnded
-				if t.s.life.gone() {
-					err = errWentToSleep
-				}
+				return t.over(errEnded)
 			}
-			return err
+			return nil
 		case <-look.C:
 			t.look()
 		case <-ctx.Done():
 			t.hangUp(ended)
-			return context.Cause(ctx)
+			return t.over(context.Cause(ctx))
 		}
 	}
+}
+
+// over is err, or that the session went to sleep, after which it ends here as well.
+func (t *terminal) over(err error) error {
+	if errors.Is(err, errEnded) && t.s.life.gone() {
+		return errWentToSleep
+	}
+	return err
 }
 
 // look makes the terminal a use of the session as long as something runs in it.
