@@ -88,6 +88,13 @@ func (d *Driver) Close() error {
 	return nil
 }
 
+// Used says whether the Runtime was opened.
+func (d *Driver) Used() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.runtime != nil
+}
+
 // PluginInfo says what this plugin is.
 func (d *Driver) PluginInfo() (*base.PluginInfoResponse, error) {
 	return pluginInfo, nil

@@ -7,7 +7,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"runtime"
@@ -19,6 +21,7 @@ import (
 
 	"github.com/buntime/buntime/driver"
 	"github.com/buntime/buntime/driver/agent"
+	"github.com/buntime/buntime/driver/owner"
 	"github.com/buntime/buntime/driver/tracing"
 )
 
@@ -42,7 +45,8 @@ func main() {
 		} else {
 			untrace = stop
 		}
-		d = driver.New(ctx, logger, agent.Open)
+		d = driver.New(ctx, logger, open)
+		go endUnused(d, logger)
 		return d
 	})
 	err := d.Close()
@@ -52,6 +56,39 @@ func main() {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
+	}
+}
+
+// owned is a Runtime that has its state directory for itself.
+type owned struct {
+	driver.Runtime
+	lock io.Closer
+}
+
+func open(ctx context.Context, config *driver.Config, log hclog.Logger) (driver.Runtime, error) {
+	lock, err := owner.Own(ctx, config.StateDir, log)
+	if err != nil {
+		return nil, err
+	}
+	r, err := agent.Open(ctx, config, log)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return owned{r, lock}, nil
+}
+
+// Close implements driver.Runtime.
+func (o owned) Close() error { return errors.Join(o.Runtime.Close(), o.lock.Close()) }
+
+// endUnused ends this process with the agent that started it if that has made no use of
+// it: the next agent knows nothing of it. One that was used it finds again.
+func endUnused(d *driver.Driver, log hclog.Logger) {
+	if err := owner.AwaitAgent(); err != nil {
+		log.Warn("a process of the plugin that is left behind would stay", "error", err)
+		return
+	}
+	if !d.Used() {
+		os.Exit(0)
 	}
 }
 
