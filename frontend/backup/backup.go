@@ -92,6 +92,9 @@ func (t *target) read(id string) (*consul.Stored, error) {
 	if err := json.Unmarshal(text, stored); err != nil {
 		return nil, fmt.Errorf("decode %s: %w", t.file(id), err)
 	}
+	if stored.Record == nil || stored.Record.ID != id {
+		return nil, fmt.Errorf("decode %s: it has no record of %s", t.file(id), id)
+	}
 	return stored, nil
 }
 
@@ -145,9 +148,6 @@ func Save(ctx context.Context, records *consul.Store, objects store.Store, path 
 			r.Bytes += n
 		}
 	}
-	if err := t.forget(ctx, saved); err != nil {
-		return r, fmt.Errorf("remove from backup what is gone: %w", err)
-	}
 	a := about{Form: form, Taken: taken, Other: map[string][]byte{}}
 	for _, folder := range others {
 		some, err := records.Raw(ctx, folder)
@@ -155,6 +155,14 @@ func Save(ctx context.Context, records *consul.Store, objects store.Store, path 
 			return r, err
 		}
 		maps.Copy(a.Other, some)
+	}
+	if len(all)+len(a.Other) == 0 {
+		if err := t.empty(); err != nil {
+			return r, err
+		}
+	}
+	if err := t.forget(ctx, saved); err != nil {
+		return r, fmt.Errorf("remove from backup what is gone: %w", err)
 	}
 	return r, write(filepath.Join(path, "about.json"), a)
 }
@@ -236,6 +244,17 @@ func (t *target) sessions() ([]string, error) {
 	return ids, nil
 }
 
+// empty returns an error if the backup has sessions. A Consul that has nothing may have
+// lost it: then the backup is all there is, and the next run of a timer is not to empty it.
+func (t *target) empty() error {
+	ids, err := t.sessions()
+	if err == nil && len(ids) > 0 {
+		err = fmt.Errorf("Consul has neither sessions, API keys nor receipts, and the backup has %d sessions: nothing was changed; "+
+			"look at consul.address and consul.prefix, restore, or remove %s if it is of no use any more", len(ids), t.path)
+	}
+	return err
+}
+
 // forget removes all sessions but some: their keys first, without which the rest is noise.
 func (t *target) forget(ctx context.Context, but map[string]bool) error {
 	ids, err := t.sessions()
@@ -282,6 +301,11 @@ func Load(ctx context.Context, records *consul.Store, objects store.Store, path 
 	}
 	if a.Form != form {
 		return r, fmt.Errorf("read backup: it is of form %d, and this program knows form %d", a.Form, form)
+	}
+	for name := range a.Other {
+		if !slices.ContainsFunc(others, func(folder string) bool { return strings.HasPrefix(name, folder) }) {
+			return r, fmt.Errorf("read backup: about.json has %q, which no backup has: somebody has changed it", name)
+		}
 	}
 	t, err := open(path)
 	if err != nil {

@@ -179,6 +179,14 @@ func TestBackup(t *testing.T) {
 		t.Errorf("the workspace is another: %d bytes, %v", len(text), err)
 	}
 
+	// What has lost everything, or is another cluster's, does not take the backup with it.
+	if _, err := Save(t.Context(), newRecords(t), newObjects(t), path); err == nil || !strings.Contains(err.Error(), "nothing was changed") {
+		t.Errorf("backed up from an empty Consul: %v", err)
+	}
+	if r, err := Load(t.Context(), newRecords(t), newObjects(t), path); err != nil || r.Sessions != 1 {
+		t.Errorf("restored after that: %+v, %v", r, err)
+	}
+
 	// A deleted session goes from the backup, its key first.
 	if err := n.records.Delete(t.Context(), n.record); err != nil {
 		t.Fatal(err)
@@ -189,6 +197,34 @@ func TestBackup(t *testing.T) {
 	for _, left := range []string{"sessions/" + id + ".json", "objects/" + id} {
 		if _, err := os.Stat(filepath.Join(path, left)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s is left: %v", left, err)
+		}
+	}
+}
+
+// TestBadBackup: a backup that somebody has changed is refused before anything is restored.
+func TestBadBackup(t *testing.T) {
+	records, objects := newRecords(t), newObjects(t)
+	for name, file := range map[string]struct{ path, text string }{
+		"no record":         {"sessions/" + id + ".json", "{}"},
+		"another's record":  {"sessions/" + id + ".json", `{"Record":{"ID":"ses_00000000000000000002"}}`},
+		"another's folder":  {"about.json", `{"form":1,"other":{"sessions/` + id + `":"e30="}}`},
+		"the leader's lock": {"about.json", `{"form":1,"other":{"leader":"e30="}}`},
+	} {
+		path := t.TempDir()
+		for _, f := range []struct{ path, text string }{{"about.json", `{"form":1,"other":{"api-keys/x":"e30="}}`}, file} {
+			at := filepath.Join(path, f.path)
+			if err := os.MkdirAll(filepath.Dir(at), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(at, []byte(f.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := Load(t.Context(), records, objects, path); err == nil {
+			t.Errorf("%s: restored", name)
+		}
+		if all, err := records.Raw(t.Context(), ""); err != nil || len(all) > 0 {
+			t.Errorf("%s: there is %q, %v", name, all, err)
 		}
 	}
 }
