@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -99,7 +100,12 @@ func newLog(l *Log) *Log {
 }
 
 func (l *Log) open() error {
-	f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	// No link: root may open it in a directory of the front-end's user, to whom it must not
+	// make, write or give a file elsewhere.
+	f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
+	if errors.Is(err, syscall.ELOOP) {
+		return fmt.Errorf("open audit log: %s is a symbolic link; name the file itself", l.path)
+	}
 	if err != nil {
 		return fmt.Errorf("open audit log: %w", err)
 	}

@@ -143,3 +143,30 @@ func TestFull(t *testing.T) {
 		t.Errorf("%d lost, told %d times", lost.Load(), told.Load())
 	}
 }
+
+// TestLink: who owns the log's directory has no other file made, written or given to
+// them by root.
+func TestLink(t *testing.T) {
+	there, made := filepath.Join(t.TempDir(), "there"), filepath.Join(t.TempDir(), "made")
+	if err := os.WriteFile(there, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, target := range []string{there, made} {
+		path := filepath.Join(t.TempDir(), "audit.log")
+		if err := os.Symlink(target, path); err != nil {
+			t.Fatal(err)
+		}
+		l, err := Open(path, func() {}, func(error) {})
+		if err == nil {
+			l.Record(Event{})
+			l.Close()
+			t.Errorf("%s is opened through a link", target)
+		}
+	}
+	if st, err := os.Stat(there); err != nil || st.Size() > 0 {
+		t.Errorf("it is written to: %v, %v", st, err)
+	}
+	if _, err := os.Stat(made); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it is made: %v", err)
+	}
+}
