@@ -83,8 +83,11 @@ func Handler(token string, more prometheus.Collector) http.Handler {
 
 var limits = door.Limits{Head: 10 * time.Second, Idle: 2 * time.Minute, Stall: 10 * time.Second}
 
-// connections is how many there may be at a time.
-const connections = 16
+// connections is how many there may be at a time, perClient of them of one address.
+const (
+	connections = 16
+	perClient   = 4
+)
 
 // listenPause is between two tries: the process that this one replaces may have the
 // address for a moment yet.
@@ -101,7 +104,7 @@ func Serve(ctx context.Context, c Config, secured *tls.Config, more prometheus.C
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
 	defer stop()
 	log.Info("metrics are served", "address", l.Addr().String(), "tls", secured != nil)
-	l = door.Limit(l, door.Room{All: connections})
+	l = door.Limit(l, door.Room{All: connections, Each: perClient})
 	if secured != nil {
 		l = tls.NewListener(l, secured)
 	}

@@ -120,6 +120,46 @@ func serves(t *testing.T, secured *tls.Config, client *http.Client) {
 	<-done
 }
 
+// TestCrowd: a stranger who keeps connections does not keep Prometheus out.
+func TestCrowd(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	l.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		Serve(ctx, Config{Address: address}, nil, nil, hclog.NewNullLogger())
+	}()
+	defer func() { cancel(); <-done }()
+	get := func(from string) error {
+		transport := &http.Transport{DialContext: (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}).DialContext}
+		defer transport.CloseIdleConnections()
+		res, err := (&http.Client{Transport: transport}).Get("http://" + address + "/metrics")
+		if err == nil {
+			res.Body.Close()
+		}
+		return err
+	}
+	for get("127.0.0.3") != nil && ctx.Err() == nil {
+		time.Sleep(10 * time.Millisecond) // until it listens
+	}
+	for range 2 * connections {
+		c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}).DialContext(ctx, "tcp", address)
+		if err != nil {
+			continue // closed before it was there
+		}
+		defer c.Close()
+	}
+	if err := get("127.0.0.3"); err != nil { // accepted after those
+		t.Error(err)
+	}
+}
+
 // TestNames: they are as Prometheus' own tools want them.
 func TestNames(t *testing.T) {
 	problems, err := testutil.GatherAndLint(registry)
