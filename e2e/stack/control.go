@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 )
 
 // parts are all programs that the stack has started or would start, in the order
@@ -70,6 +71,11 @@ func (s *Stack) Stop(ctx context.Context) error {
 
 	found := s.debris()
 	items, err := found.find()
+	// A process of the plugin whose agent ended while it started it ends when it sees that.
+	for deadline := time.Now().Add(leavePatience); err == nil && len(items) > 0 && time.Now().Before(deadline); {
+		time.Sleep(leavePause)
+		items, err = found.find()
+	}
 	errs = append(errs, err)
 	if left := texts(items); len(left) > 0 {
 		errs = append(errs, fmt.Errorf("left over:\n\t%s", strings.Join(left, "\n\t")))
@@ -82,6 +88,11 @@ func (s *Stack) Stop(ctx context.Context) error {
 	s.block.release()
 	return errors.Join(errs...)
 }
+
+const (
+	leavePatience = 3 * time.Second
+	leavePause    = 50 * time.Millisecond
+)
 
 // Wait returns when ctx is done, or with an error as soon as a part ends that
 // nobody has stopped.
