@@ -88,11 +88,11 @@ func (d *Driver) Close() error {
 	return nil
 }
 
-// Used says whether the Runtime was opened.
+// Used says whether there are tasks, which the next agent wants to find again.
 func (d *Driver) Used() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.runtime != nil
+	d.tasks.mu.Lock()
+	defer d.tasks.mu.Unlock()
+	return len(d.tasks.tasks) > 0
 }
 
 // PluginInfo says what this plugin is.

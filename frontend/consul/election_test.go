@@ -302,9 +302,10 @@ func TestConsulHangs(t *testing.T) {
 			return
 		}
 		hangs.Store(true)
+		const busy = 500 * time.Millisecond // what a busy machine adds
 		begin := time.Now()
 		<-lead.Done()
-		if took := time.Since(begin); took > 3*time.Second {
+		if took := time.Since(begin); took > 3*time.Second+busy {
 			t.Errorf("it led for %v without Consul", took)
 		}
 		time.AfterFunc(5*time.Second, func() {

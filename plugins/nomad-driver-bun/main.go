@@ -88,6 +88,7 @@ func endUnused(d *driver.Driver, log hclog.Logger) {
 		return
 	}
 	if !d.Used() {
+		_ = d.Close() // there is nobody to tell
 		os.Exit(0)
 	}
 }
