@@ -88,12 +88,8 @@ func (d *Driver) Close() error {
 	return nil
 }
 
-// Used says whether there are tasks, which the next agent wants to find again.
-func (d *Driver) Used() bool {
-	d.tasks.mu.Lock()
-	defer d.tasks.mu.Unlock()
-	return len(d.tasks.tasks) > 0
-}
+// HasTasks says whether there is anything that the next agent wants to find again.
+func (d *Driver) HasTasks() bool { return d.tasks.any() }
 
 // PluginInfo says what this plugin is.
 func (d *Driver) PluginInfo() (*base.PluginInfoResponse, error) {

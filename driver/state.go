@@ -64,3 +64,10 @@ func (s *taskStore) delete(id string) {
 	defer s.mu.Unlock()
 	delete(s.tasks, id)
 }
+
+// any says whether there are tasks.
+func (s *taskStore) any() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return len(s.tasks) > 0
+}

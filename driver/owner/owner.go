@@ -53,7 +53,7 @@ type holder struct {
 // is closed. One that had it is ended if the agent that started it is gone, or is the
 // one that has started this process in its place; it is an error if another agent's has it.
 func Own(ctx context.Context, dir string, log hclog.Logger) (io.Closer, error) {
-	if err := os.MkdirAll(dir, 0o711); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create state directory: %w", err)
 	}
 	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 )
@@ -112,6 +113,37 @@ func TestOwn(t *testing.T) {
 			t.Error(err)
 		}
 		_ = second.Wait() // it was killed
+	})
+	t.Run("without an agent", func(t *testing.T) {
+		dir := t.TempDir()
+		cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", `"$0" & wait`, os.Args[0])
+		cmd.Env = append(os.Environ(), dirEnv+"="+dir)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		in := bufio.NewReader(out)
+		if said, _ := in.ReadString('\n'); !strings.HasPrefix(said, "owned") {
+			t.Fatal(said)
+		}
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		// It ends, and with it the pipe, of which nobody else has the other end.
+		ended := make(chan string, 1)
+		go func() { rest, _ := in.ReadString(0); ended <- rest }()
+		select {
+		case rest := <-ended:
+			if rest != "" {
+				t.Error(rest)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("it is still there 10 s after its agent")
+		}
+		_ = cmd.Wait() // it was killed
 	})
 	t.Run("a number that is another's by now", func(t *testing.T) {
 		dir := t.TempDir()

@@ -104,6 +104,16 @@ func TestKillAndRestart(t *testing.T) {
 			s.Stop(context.Background())
 		}
 	}()
+	// A plugin that has no task ends with its agent, whatever that dies of; the next agent
+	// would not know of it if this one had not come to write it down.
+	agent, idle := &s.Clients[0].Agent, pids(t, s)["plugin"]
+	if err := agent.Kill(during(t, time.Minute), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	await(t, fmt.Sprintf("the end of plugin %d", idle), func() bool { return syscall.Kill(idle, 0) != nil })
+	if err := agent.Restart(during(t, time.Minute)); err != nil {
+		t.Fatal(err)
+	}
 	if err := sleeper(during(t, time.Minute), s); err != nil {
 		t.Fatal(err)
 	}
@@ -119,8 +129,8 @@ func TestKillAndRestart(t *testing.T) {
 			restart: s.Frontends[0].Restart,
 		},
 		"nomad-client": {
-			kill:    func(ctx context.Context) error { return s.Clients[0].Agent.Kill(ctx, syscall.SIGKILL) },
-			restart: s.Clients[0].Agent.Restart,
+			kill:    func(ctx context.Context) error { return agent.Kill(ctx, syscall.SIGKILL) },
+			restart: agent.Restart,
 		},
 		"plugin": {
 			kill: func(ctx context.Context) error { return s.Clients[0].KillPlugin(ctx, syscall.SIGKILL) },
@@ -152,11 +162,35 @@ func TestKillAndRestart(t *testing.T) {
 		t.Errorf("the task had\n\t%s\nand after the restarts\n\t%s", strings.Join(before, "\n\t"), strings.Join(after, "\n\t"))
 	}
 
+	// One with a task stays, and is found again.
+	if err := session(during(t, time.Minute), s); err != nil {
+		t.Fatal(err)
+	}
+	busy := pids(t, s)["plugin"]
+	if err := agent.Kill(during(t, time.Minute), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := agent.Restart(during(t, time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if now := pids(t, s)["plugin"]; now != busy {
+		t.Errorf("plugin %d has a task, and is %d after its agent's end", busy, now)
+	}
+
 	stopped = true
 	if err := s.Stop(during(t, time.Minute)); err != nil {
 		t.Errorf("stop: %v", err)
 	}
 	checkGone(t, s.Dir)
+}
+
+func await(t *testing.T, what string, so func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !so(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited 20 s for %s", what)
+		}
+	}
 }
 
 func pids(t *testing.T, s *Stack) map[string]int {

@@ -46,7 +46,7 @@ func main() {
 			untrace = stop
 		}
 		d = driver.New(ctx, logger, open)
-		go endUnused(d, logger)
+		go endWithAgent(d, logger)
 		return d
 	})
 	err := d.Close()
@@ -80,18 +80,23 @@ func open(ctx context.Context, config *driver.Config, log hclog.Logger) (driver.
 // Close implements driver.Runtime.
 func (o owned) Close() error { return errors.Join(o.Runtime.Close(), o.lock.Close()) }
 
-// endUnused ends this process with the agent that started it if that has made no use of
-// it: the next agent knows nothing of it. One that was used it finds again.
-func endUnused(d *driver.Driver, log hclog.Logger) {
+// endWithAgent ends this process with the agent that started it if it has no tasks. An agent
+// that ends while it starts its plugin leaves that behind, and the next one knows nothing
+// of it; one with tasks it finds again.
+func endWithAgent(d *driver.Driver, log hclog.Logger) {
 	if err := owner.AwaitAgent(); err != nil {
 		log.Warn("a process of the plugin that is left behind would stay", "error", err)
 		return
 	}
-	if !d.Used() {
+	if !d.HasTasks() {
+		time.AfterFunc(closeTimeout, func() { os.Exit(1) })
 		_ = d.Close() // there is nobody to tell
 		os.Exit(0)
 	}
 }
+
+// closeTimeout bounds what a process that nobody knows of does at its end.
+const closeTimeout = 10 * time.Second
 
 // traceTimeout bounds the sending of the last traces.
 const traceTimeout = 3 * time.Second
