@@ -286,7 +286,8 @@ func (t *target) forget(ctx context.Context, but map[string]bool) error {
 }
 
 // Load brings a backup into a Consul that has no sessions and no front-end that leads, and
-// into the object store. Every session sleeps then, at its last snapshot.
+// into the object store. Every session sleeps then, at its last snapshot. One whose objects
+// are damaged, or cannot be copied, is in the error, and keeps no other from coming back.
 func Load(ctx context.Context, records *consul.Store, objects store.Store, path string) (r Result, err error) {
 	if err := vacant(ctx, records); err != nil {
 		return r, err
@@ -323,6 +324,7 @@ func Load(ctx context.Context, records *consul.Store, objects store.Store, path 
 	if err := records.SetRaw(ctx, a.Other); err != nil {
 		return r, err
 	}
+	var damaged []error
 	for _, stored := range all {
 		if stored.Record.Expired(time.Now()) {
 			continue
@@ -332,13 +334,20 @@ func Load(ctx context.Context, records *consul.Store, objects store.Store, path 
 			return r, fmt.Errorf("restore %s: %w", stored.Record.ID, err)
 		}
 		n, err := repository.Copy(ctx, s, stored.Rest.Snapshot, objects)
-		if err != nil {
-			return r, err
+		if ctx.Err() != nil {
+			return r, context.Cause(ctx)
+		}
+		if err != nil { // the others are not to be lost with it
+			damaged = append(damaged, fmt.Errorf("%s: %w", stored.Record.ID, err))
+			continue
 		}
 		if err := records.Restore(ctx, asleep(*stored, time.Now())); err != nil {
 			return r, fmt.Errorf("restore %s: %w", stored.Record.ID, err)
 		}
 		r.Sessions, r.Copied, r.Bytes = r.Sessions+1, r.Copied+1, r.Bytes+n
+	}
+	if len(damaged) > 0 {
+		return r, fmt.Errorf("%d sessions are restored, %d could not be copied: %w", r.Sessions, len(damaged), errors.Join(damaged...))
 	}
 	return r, nil
 }

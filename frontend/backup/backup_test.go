@@ -187,6 +187,29 @@ func TestBackup(t *testing.T) {
 		t.Errorf("restored after that: %+v, %v", r, err)
 	}
 
+	// Another whose objects are not there, and which comes first, stays away alone.
+	good := filepath.Join(path, "sessions", id+".json")
+	text, err := os.ReadFile(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const other = "ses_00000000000000000002"
+	bad := filepath.Join(path, "sessions", other+".json")
+	stored := strings.ReplaceAll(strings.ReplaceAll(string(text), id, other), n.record.Created.Format(time.RFC3339), "2020-01-01T00:00:00Z")
+	if err := os.WriteFile(bad, []byte(stored), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	records = newRecords(t)
+	if r, err := Load(t.Context(), records, newObjects(t), path); err == nil || !strings.Contains(err.Error(), other) || r.Sessions != 1 {
+		t.Errorf("with a damaged one: %+v, %v", r, err)
+	}
+	if _, err := records.Stored(t.Context(), id); err != nil {
+		t.Errorf("the other one: %v", err)
+	}
+	if err := os.Remove(bad); err != nil {
+		t.Fatal(err)
+	}
+
 	// A deleted session goes from the backup, its key first.
 	if err := n.records.Delete(t.Context(), n.record); err != nil {
 		t.Fatal(err)
