@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -27,35 +26,24 @@ func TestContributing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(filepath.Join(root, "CONTRIBUTING.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, part, ok := strings.Cut(string(text), "## Debugging a session\n")
-	part, _, end := strings.Cut(part, "\n## ")
-	if !ok || !end {
-		t.Fatal("CONTRIBUTING.md has no part on debugging")
-	}
 	s := createSession(t, ctx, paid(), nil)
 	s.background(tokenServer)
 	var script strings.Builder
 	script.WriteString("set -euo pipefail\n")
 	commands := 0
-	for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(part, -1) {
-		for line := range strings.Lines(block[1]) {
-			line = strings.TrimSpace(line)
-			if line == "" || strings.Contains(line, " -i -t ") { // it wants a terminal
-				continue
-			}
-			// An assignment, two in one line included, is for what follows.
-			if regexp.MustCompile(`^[a-z]+=\$\(`).MatchString(line) {
-				script.WriteString(line + "\n")
-				continue
-			}
-			commands++
-			line = strings.Replace(line, "-- /bin/bash ", "-- /bin/bash -c 'id; pwd' ", 1)
-			fmt.Fprintf(&script, "echo '--- %d'\n%s\n", commands, line)
+	for _, line := range shellLines(t, "CONTRIBUTING.md", "Debugging a session") {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.Contains(line, " -i -t ") { // it wants a terminal
+			continue
 		}
+		// An assignment, two in one line included, is for what follows.
+		if regexp.MustCompile(`^[a-z]+=\$\(`).MatchString(line) {
+			script.WriteString(line + "\n")
+			continue
+		}
+		commands++
+		line = strings.Replace(line, "-- /bin/bash ", "-- /bin/bash -c 'id; pwd' ", 1)
+		fmt.Fprintf(&script, "echo '--- %d'\n%s\n", commands, line)
 	}
 	cmd := exec.CommandContext(ctx, "bash", "-c", script.String())
 	cmd.Dir = root

@@ -4,43 +4,22 @@
 package e2e
 
 import (
-	"context"
-	"errors"
 	"testing"
 	"time"
 
 	nomad "github.com/hashicorp/nomad/api"
 
-	"github.com/buntime/buntime/e2e/client"
 	"github.com/buntime/buntime/e2e/stack"
 )
 
 // TestLife goes through what needs a system with short times, and a node of its
 // own that may be drained and lost.
 func TestLife(t *testing.T) {
-	if system.stack == nil {
-		t.Skip("it starts a system of its own, beside the one that the environment names")
-	}
-	ctx, cancel := context.WithTimeoutCause(context.Background(), 6*time.Minute, errors.New("the life of sessions took over 6 minutes"))
-	t.Cleanup(cancel)
-	s, err := stack.Start(ctx, stack.Options{
+	c := startCluster(t, 6*time.Minute, stack.Options{
 		IdleAfter: time.Second, SleepAfter: 3 * time.Second, CheckpointEvery: time.Second,
 		Frontend: M{"reap_interval": "1s"},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		stopCtx, cancel := context.WithTimeoutCause(context.Background(), 3*time.Minute, errors.New("the system is still there after 3 minutes"))
-		defer cancel()
-		if t.Failed() {
-			t.Log(s.Logs("front-end", 40), s.Logs("nomad-client", 60))
-		}
-		if err := s.Stop(stopCtx); err != nil {
-			t.Error(err)
-		}
-	})
-	api := client.New(s.URL, s.Keys[0].Key)
+	s, ctx, api := c.Stack, c.ctx, c.apis[0]
 	begin := func(t *testing.T) *session { return createSession(t, ctx, api, M{}) }
 
 	t.Run("by itself", func(t *testing.T) {

@@ -4,9 +4,7 @@
 package e2e
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -20,21 +18,16 @@ import (
 	"github.com/buntime/buntime/e2e/stack"
 )
 
-// cluster is a system with two nodes, two front-ends and a Swift of its own.
-type cluster struct {
-	*stack.Stack
-	ctx    context.Context
-	apis   []*client.Client // one for each front-end
+// nodes is a system with two nodes, two front-ends and a Swift of its own.
+type nodes struct {
+	*cluster
 	traces *tracingtest.Collector
 }
 
 // TestNodes goes through what one node and one front-end cannot show. What is
 // taken away comes back before the next test.
 func TestNodes(t *testing.T) {
-	if system.stack == nil {
-		t.Skip("it starts a system of its own, beside the one that the environment names")
-	}
-	c := startCluster(t)
+	c := startNodes(t)
 	t.Run("any front-end serves any session", c.anyFrontend)
 	t.Run("a conversation at two front-ends", c.mcp)
 	t.Run("a request is traced", c.traced)
@@ -63,38 +56,16 @@ const (
 	cleanWithin = 90 * time.Second
 )
 
-func startCluster(t *testing.T) *cluster {
+func startNodes(t *testing.T) *nodes {
 	t.Helper()
-	ctx, cancel := context.WithTimeoutCause(context.Background(), 8*time.Minute, errors.New("the tests of several nodes took over 8 minutes"))
-	t.Cleanup(cancel)
 	traces := tracingtest.Start(t)
-	s, err := stack.Start(ctx, stack.Options{
+	return &nodes{startCluster(t, 8*time.Minute, stack.Options{
 		Env:     traces.Env(),
 		Clients: 2, Frontends: 2, Swift: true, Heartbeat: nodeHeartbeat,
 		IdleAfter: nodeIdle, SleepAfter: nodeSleep, CheckpointEvery: nodeCheckpoint,
-		Keys:     []stack.Key{{Key: stack.NewKey(), Account: "nodes", Plan: "enterprise", Limits: M{"requests": 1_000_000}}},
+		Keys:     busyKey("nodes"),
 		Frontend: M{"reap_interval": "1s", "shutdown_timeout": "2s"},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		stopCtx, cancel := context.WithTimeoutCause(context.Background(), 3*time.Minute, errors.New("the system is still there after 3 minutes"))
-		defer cancel()
-		if t.Failed() {
-			for _, part := range []string{"front-end", "front-end-1", "nomad-client", "nomad-client-1"} {
-				t.Logf("==> end of the log of %s\n%s", part, s.Logs(part, 40))
-			}
-		}
-		if err := s.Stop(stopCtx); err != nil {
-			t.Error(err)
-		}
-	})
-	c := &cluster{Stack: s, ctx: ctx, traces: traces}
-	for _, f := range s.Frontends {
-		c.apis = append(c.apis, client.New(f.URL, s.Keys[0].Key))
-	}
-	return c
+	}), traces}
 }
 
 // create makes a session through the first front-end.
@@ -291,7 +262,7 @@ func unready(t *testing.T, reply *client.Reply) string {
 
 // traced: the trace of an execute goes from the front-end to the node, and has where its
 // time went.
-func (c *cluster) traced(t *testing.T) {
+func (c *nodes) traced(t *testing.T) {
 	s := c.create(t)
 	reply := s.post("/execute", M{"code": "1"})
 	status(t, reply, http.StatusOK)

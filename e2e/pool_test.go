@@ -4,9 +4,7 @@
 package e2e
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -24,9 +22,6 @@ import (
 // TestPool goes through what slots are to do, on a system of its own: that of the
 // other tests has none.
 func TestPool(t *testing.T) {
-	if system.stack == nil {
-		t.Skip("it starts a system of its own, beside the one that the environment names")
-	}
 	p := startPool(t)
 	t.Run("a create takes a slot", p.takes)
 	t.Run("a slot is nobody's", p.nobodys)
@@ -56,36 +51,14 @@ const (
 
 func startPool(t *testing.T) *pooled {
 	t.Helper()
-	ctx, cancel := context.WithTimeoutCause(context.Background(), 5*time.Minute, errors.New("the tests of the pool took over 5 minutes"))
-	t.Cleanup(cancel)
-	s, err := stack.Start(ctx, stack.Options{
+	return &pooled{startCluster(t, 5*time.Minute, stack.Options{
 		Clients: 2, Frontends: 2,
-		Keys: []stack.Key{{Key: stack.NewKey(), Account: "pool", Plan: "enterprise", Limits: M{"requests": 1_000_000}}},
+		Keys: busyKey("pool"),
 		Frontend: M{
 			"reap_interval": "1s", "shutdown_timeout": "2s",
 			"pool": M{"min": poolSlots, "max": poolSlots, "max_age": poolAge.String()},
 		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		stopCtx, cancel := context.WithTimeoutCause(context.Background(), 3*time.Minute, errors.New("the system is still there after 3 minutes"))
-		defer cancel()
-		if t.Failed() {
-			for _, part := range []string{"front-end", "front-end-1", "nomad-client", "nomad-client-1"} {
-				t.Logf("==> end of the log of %s\n%s", part, s.Logs(part, 40))
-			}
-		}
-		if err := s.Stop(stopCtx); err != nil {
-			t.Error(err)
-		}
-	})
-	p := &pooled{&cluster{Stack: s, ctx: ctx}}
-	for _, f := range s.Frontends {
-		p.apis = append(p.apis, client.New(f.URL, s.Keys[0].Key))
-	}
-	return p
+	})}
 }
 
 // slots are those that there are, by id.

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,32 +21,17 @@ import (
 func TestReadme(t *testing.T) {
 	t.Parallel()
 	ctx := deadline(t, usual)
-	root, err := stack.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile(filepath.Join(root, "README.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, tour, ok := strings.Cut(string(text), "## A first tour\n")
-	tour, _, end := strings.Cut(tour, "\n## ")
-	if !ok || !end {
-		t.Fatal("the README has no tour")
-	}
 	var script strings.Builder
 	var want []string
-	for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(tour, -1) {
-		for line := range strings.Lines(block[1]) {
-			expected, is := strings.CutPrefix(line, "# ")
-			switch {
-			case strings.HasPrefix(line, "export BUNTIME_URL="): // what make run prints
-			case is: // of the command before
-				want = append(want, strings.TrimSpace(expected))
-				fmt.Fprintf(&script, "printf '\\n--- %d\\n'\n", len(want))
-			default:
-				script.WriteString(line)
-			}
+	for _, line := range shellLines(t, "README.md", "A first tour") {
+		expected, is := strings.CutPrefix(line, "# ")
+		switch {
+		case strings.HasPrefix(line, "export BUNTIME_URL="): // what make run prints
+		case is: // of the command before
+			want = append(want, strings.TrimSpace(expected))
+			fmt.Fprintf(&script, "printf '\\n--- %d\\n'\n", len(want))
+		default:
+			script.WriteString(line)
 		}
 	}
 	preview := strings.TrimPrefix(system.previewDomain, "localhost")
@@ -73,4 +59,26 @@ func TestReadme(t *testing.T) {
 	if len(want) < 7 {
 		t.Errorf("only %d answers are told", len(want))
 	}
+}
+
+// shellLines are the lines of the shell's blocks in a part of a document.
+func shellLines(t *testing.T, file, heading string) (lines []string) {
+	t.Helper()
+	root, err := stack.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(root, file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, part, ok := strings.Cut(string(text), "## "+heading+"\n")
+	part, _, end := strings.Cut(part, "\n## ")
+	if !ok || !end {
+		t.Fatalf("%s has no part %q", file, heading)
+	}
+	for _, block := range shellBlock.FindAllStringSubmatch(part, -1) {
+		lines = slices.AppendSeq(lines, strings.Lines(block[1]))
+	}
+	return lines
 }

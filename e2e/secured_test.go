@@ -30,9 +30,6 @@ type secured struct{ *cluster }
 
 // TestSecured goes through what an operator of such a cluster relies on.
 func TestSecured(t *testing.T) {
-	if system.stack == nil {
-		t.Skip("it starts a system of its own, beside the one that the environment names")
-	}
 	c := startSecured(t)
 	t.Run("the main path", c.mainPath)
 	t.Run("rights", c.rights)
@@ -49,37 +46,19 @@ var securedPool = M{"min": 1, "max": 1}
 
 func startSecured(t *testing.T) *secured {
 	t.Helper()
-	ctx, cancel := context.WithTimeoutCause(context.Background(), 5*time.Minute, errors.New("the tests of a secured cluster took over 5 minutes"))
-	t.Cleanup(cancel)
-	s, err := stack.Start(ctx, stack.Options{
+	c := &secured{startCluster(t, 5*time.Minute, stack.Options{
 		Secured: true, Clients: 2, Frontends: 2, Keys: []stack.Key{},
 		Frontend: M{"reap_interval": "1s", "shutdown_timeout": "2s", "pool": securedPool},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		stopCtx, cancel := context.WithTimeoutCause(context.Background(), 3*time.Minute, errors.New("the system is still there after 3 minutes"))
-		defer cancel()
-		if t.Failed() {
-			for _, part := range []string{"front-end", "front-end-1", "nomad-client", "nomad-client-1", "consul"} {
-				t.Logf("==> end of the log of %s\n%s", part, s.Logs(part, 40))
-			}
-		}
-		if err := errors.Join(settle(stopCtx, s), s.Stop(stopCtx)); err != nil {
-			t.Error(err)
-		}
-	})
-	c := &secured{&cluster{Stack: s, ctx: ctx}}
+	}, settle)}
 	args := []string{"create", "-account", "secured", "-plan", "enterprise", "-limit", "requests=1000000", "-label", "first"}
 	parts := createdKey.FindStringSubmatch(c.frontendCommand(t, append([]string{"keys"}, args...)...))
 	if parts == nil {
 		t.Fatal("no key was made")
 	}
-	for _, f := range s.Frontends {
+	for _, f := range c.Frontends {
 		api := c.client(t, f.URL, parts[2])
-		eventually(t, ctx, "the key is known", soon, func() (bool, string) {
-			r := send(t, ctx, api, client.Call{Method: "GET", Path: "/sessions"})
+		eventually(t, c.ctx, "the key is known", soon, func() (bool, string) {
+			r := send(t, c.ctx, api, client.Call{Method: "GET", Path: "/sessions"})
 			return r.Status == http.StatusOK, string(r.Body)
 		})
 		c.apis = append(c.apis, api)

@@ -5,7 +5,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -28,38 +27,14 @@ import (
 // and the store's data and brings them back from a backup. With BUNTIME_UPGRADE_FROM, a folder
 // as `make build` fills it, it begins with the programs of an earlier build.
 func TestUpgrade(t *testing.T) {
-	if system.stack == nil {
-		t.Skip("it starts a system of its own, beside the one that the environment names")
-	}
-	ctx, cancel := context.WithTimeoutCause(context.Background(), 4*time.Minute, errors.New("the upgrade took over 4 minutes"))
-	t.Cleanup(cancel)
-	s, err := stack.Start(ctx, stack.Options{
+	c := startCluster(t, 4*time.Minute, stack.Options{
 		Out:     os.Getenv("BUNTIME_UPGRADE_FROM"),
 		Clients: 2, Frontends: 2,
 		IdleAfter: time.Second, CheckpointEvery: time.Second,
 		ShutdownDelay: time.Second,
-		Keys:          []stack.Key{{Key: stack.NewKey(), Account: "upgrade", Plan: "enterprise", Limits: M{"requests": 1_000_000}}},
+		Keys:          busyKey("upgrade"),
 		Frontend:      M{"reap_interval": "1s", "shutdown_timeout": "2s"},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		stopCtx, cancel := context.WithTimeoutCause(context.Background(), 3*time.Minute, errors.New("the system is still there after 3 minutes"))
-		defer cancel()
-		if t.Failed() {
-			for _, part := range []string{"front-end", "front-end-1", "nomad-client", "nomad-client-1"} {
-				t.Logf("==> end of the log of %s\n%s", part, s.Logs(part, 30))
-			}
-		}
-		if err := s.Stop(stopCtx); err != nil {
-			t.Error(err)
-		}
-	})
-	c := &cluster{Stack: s, ctx: ctx}
-	for _, f := range s.Frontends {
-		c.apis = append(c.apis, client.New(f.URL, s.Keys[0].Key))
-	}
 	t.Run("rolling", c.rolls)
 	t.Run("backup", c.backedUp)
 }

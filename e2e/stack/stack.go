@@ -26,6 +26,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -308,6 +309,15 @@ func (s *Stack) Logs(part string, n int) string {
 		return err.Error()
 	}
 	return text
+}
+
+// AllLogs is the last n lines of each part's log, after a line with its name.
+func (s *Stack) AllLogs(n int) string {
+	var b strings.Builder
+	for _, p := range s.parts() {
+		fmt.Fprintf(&b, "==> end of the log of %s\n%s\n", p.name, s.Logs(p.name, n))
+	}
+	return b.String()
 }
 
 // CopyLogs writes the whole of all logs, each after a line with its name.
