@@ -51,6 +51,8 @@ const (
 	// patience is how long who has an event waits for room. What finds none is lost, and
 	// counted: a disk that hangs must not be the end of the service.
 	patience = 20 * time.Millisecond
+	// lastPatience is how long the end waits for what is queued to be written.
+	lastPatience = 3 * time.Second
 	// lookEvery is how often it is looked whether the file is still there under its name.
 	lookEvery = time.Second
 )
@@ -60,9 +62,11 @@ type Log struct {
 	path string // "" for a Writer
 	to   io.Writer
 	file *os.File
-	seen time.Time
+	seen time.Time // of the file under its name
 	lost func()
 	fail func(error)
+	// lookEvery and lastPatience, but in tests
+	every, last time.Duration
 
 	mu     sync.RWMutex // held for writing by Close
 	closed bool
@@ -95,6 +99,7 @@ func New(w io.Writer, lost func(), failed func(error)) *Log {
 
 func newLog(l *Log) *Log {
 	l.events, l.done = make(chan Event, queued), make(chan struct{})
+	l.every, l.last = lookEvery, lastPatience
 	go l.run()
 	return l
 }
@@ -142,7 +147,7 @@ func (l *Log) Record(e Event) {
 	}
 }
 
-// Close writes what waits.
+// Close writes what waits. It is an error if the disk does not take that in time.
 func (l *Log) Close() error {
 	if l == nil {
 		return nil
@@ -154,8 +159,14 @@ func (l *Log) Close() error {
 		close(l.events)
 	}
 	l.mu.Unlock()
-	<-l.done
-	return nil
+	late := time.NewTimer(l.last)
+	defer late.Stop()
+	select {
+	case <-l.done:
+		return nil
+	case <-late.C:
+		return fmt.Errorf("close audit log: %d events were not written within %s", len(l.events)+1, l.last)
+	}
 }
 
 func (l *Log) run() {
@@ -194,7 +205,7 @@ func (l *Log) write(e Event) error {
 // look opens the file anew if it has got another name, or none.
 func (l *Log) look() error {
 	now := time.Now()
-	if l.path == "" || now.Sub(l.seen) < lookEvery {
+	if l.path == "" || now.Sub(l.seen) < l.every {
 		return nil
 	}
 	there, err := os.Stat(l.path)

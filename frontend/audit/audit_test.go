@@ -45,6 +45,7 @@ func TestFile(t *testing.T) {
 		return l
 	}
 	one, two := open(), open()
+	one.every = 0 // its name is looked at with each event
 	var all sync.WaitGroup
 	const each = 200
 	for n, l := range []*Log{one, two} {
@@ -70,10 +71,6 @@ func TestFile(t *testing.T) {
 	if err := os.Rename(path, path+".1"); err != nil {
 		t.Fatal(err)
 	}
-	one.mu.Lock() // nobody records, so the writer is idle
-	time.Sleep(10 * time.Millisecond)
-	one.seen = time.Time{}
-	one.mu.Unlock()
 	one.Record(Event{Session: "after"})
 	one.Close()
 	if got := read(t, path); len(got) != 1 || got[0] != "after" {
@@ -118,8 +115,15 @@ func TestStuck(t *testing.T) {
 	if n := lost.Load(); n < more || n > more+1 {
 		t.Errorf("%d are lost", n)
 	}
+	l.last = time.Millisecond
+	if err := l.Close(); err == nil || !strings.Contains(err.Error(), "not written") {
+		t.Errorf("closed with a disk that hangs: %v", err)
+	}
 	close(disk.go_)
-	l.Close()
+	l.last = lastPatience
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
 	before := lost.Load()
 	l.Record(Event{})
 	if lost.Load() != before+1 {

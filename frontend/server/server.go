@@ -127,7 +127,7 @@ func complain(log *slog.Logger, whose string) func(error) {
 	return func(err error) { log.Warn("goes on with the credentials that it had", "for", whose, "err", err) }
 }
 
-func (p *parts) close() {
+func (p *parts) close(log *slog.Logger) {
 	p.sessions.Close()
 	if p.closeStore != nil {
 		_ = p.closeStore() // nothing is written through it
@@ -137,7 +137,9 @@ func (p *parts) close() {
 	p.scheduler.Close()
 	p.election.Close()
 	p.store.Close()
-	_ = p.audit.Close() // who lost what was told
+	if err := p.audit.Close(); err != nil {
+		log.Warn("end", "err", err)
+	}
 }
 
 // Run serves until the context ends, then lets requests under way finish.
@@ -170,7 +172,7 @@ func Serve(ctx context.Context, c Config, l net.Listener, log *slog.Logger) erro
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
-	defer p.close()
+	defer p.close(log)
 
 	watching, unwatch := context.WithCancel(context.WithoutCancel(ctx)) // for requests under way, too
 	watched := make(chan struct{})
