@@ -361,9 +361,8 @@ func TestPastIsForgotten(t *testing.T) {
 	}
 	all.Wait()
 	left := func() int { return len(b.list()) }
-	if n := left(); n > keepPast {
-		t.Errorf("%d ended executions are kept", n)
-	}
+	// One of those that nobody waits for may just be on its way out.
+	b.eventually("no more than are to be kept", func() bool { return left() <= keepPast })
 	for id := range b.list() {
 		c := b.request(wire.Request{Op: wire.OpAttach, ID: id})
 		c.await(wire.EventAttached)
