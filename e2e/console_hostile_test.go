@@ -61,7 +61,7 @@ func (a *attacker) markup(where string) []string {
 func consoleHostile(t *testing.T, browser context.Context) {
 	ctx := deadline(t, 2*usual)
 	a := newAttacker(t)
-	api := consoleAccount(t, ctx, "console-hostile")
+	api := ownAccount(t, ctx, "console-hostile")
 	meta := M{}
 	for i, text := range a.markup("metadata") {
 		meta[fmt.Sprintf("%d%s", i, strings.ReplaceAll(text, "\x00", ""))] = text

@@ -12,31 +12,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 
 	"github.com/buntime/buntime/e2e/client"
 )
-
-// consoleAccount makes an account of a test's own, and returns a client with its key.
-func consoleAccount(t *testing.T, ctx context.Context, name string, more ...string) *client.Client {
-	t.Helper()
-	args := append([]string{"create", "-account", name, "-plan", "enterprise", "-limit", "requests=100000"}, more...)
-	id, key := newKey(t, ctx, args...)
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		keysCommand(t, ctx, "revoke", id)
-	})
-	api := shared.WithKey(key)
-	eventually(t, ctx, "the key is known", soon, func() (bool, string) {
-		r := send(t, ctx, api, client.Call{Method: "GET", Path: "/account"})
-		return r.Status == 200, string(r.Body)
-	})
-	return api
-}
 
 // TestConsole uses the console in a real browser.
 func TestConsole(t *testing.T) {
@@ -59,7 +40,7 @@ func TestConsole(t *testing.T) {
 // consoleLife goes through what the console does with a session.
 func consoleLife(t *testing.T, browser context.Context) {
 	ctx := deadline(t, 2*usual)
-	api := consoleAccount(t, ctx, "console-life")
+	api := ownAccount(t, ctx, "console-life")
 	x := newTab(t, browser)
 	x.picture("signin")
 	x.do(chromedp.SendKeys(chromedp.CSS("#key"), "btk_wrong"+kb.Enter))
@@ -189,7 +170,7 @@ func consoleLife(t *testing.T, browser context.Context) {
 // consoleKeyboard does the same without a mouse.
 func consoleKeyboard(t *testing.T, browser context.Context) {
 	ctx := deadline(t, 2*usual)
-	api := consoleAccount(t, ctx, "console-keyboard")
+	api := ownAccount(t, ctx, "console-keyboard")
 	x := newTab(t, browser)
 	x.until("the key's field has the focus", `document.activeElement.id === "key"`)
 	x.paste(api.Key)
@@ -233,7 +214,7 @@ func consoleKeyboard(t *testing.T, browser context.Context) {
 // consoleLooking looks at a session: that is no use of it, and wakes nothing.
 func consoleLooking(t *testing.T, browser context.Context) {
 	ctx := deadline(t, 2*usual)
-	api := consoleAccount(t, ctx, "console-looking")
+	api := ownAccount(t, ctx, "console-looking")
 	s := createSession(t, ctx, api, nil)
 	s.background(server(8080, ""))
 	rest := func(state string) {
@@ -267,7 +248,7 @@ func consoleLooking(t *testing.T, browser context.Context) {
 func consoleAccounts(t *testing.T, browser context.Context) {
 	ctx := deadline(t, usual)
 	others := newSession(t)
-	api := consoleAccount(t, ctx, "console-accounts")
+	api := ownAccount(t, ctx, "console-accounts")
 	x := newTab(t, browser)
 	x.signIn(api.Key)
 	x.sees("main", "There is no session.")
@@ -357,7 +338,7 @@ func consoleOperator(t *testing.T, browser context.Context) {
 	ctx := deadline(t, usual)
 	others := createSession(t, ctx, enterprise(), M{"metadata": M{"private": "of the account"}})
 	others.command("true")
-	api := consoleAccount(t, ctx, "console-ops", "-operator")
+	api := ownAccount(t, ctx, "console-ops", "-operator")
 	x := newTab(t, browser)
 	x.signIn(api.Key)
 	x.do(chromedp.SetValue(chromedp.CSS("#whose"), "*"))

@@ -40,6 +40,27 @@ func newKey(t *testing.T, ctx context.Context, args ...string) (id, text string)
 	return parts[1], parts[2]
 }
 
+// ownAccount makes an account of a test's own, and returns a client with its key.
+func ownAccount(t *testing.T, ctx context.Context, name string, more ...string) *client.Client {
+	t.Helper()
+	if system.stack == nil {
+		t.Skip("it needs the configuration of the front-end")
+	}
+	args := append([]string{"create", "-account", name, "-plan", "enterprise", "-limit", "requests=100000"}, more...)
+	id, key := newKey(t, ctx, args...)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		keysCommand(t, ctx, "revoke", id)
+	})
+	api := shared.WithKey(key)
+	eventually(t, ctx, "the key is known", soon, func() (bool, string) {
+		r := send(t, ctx, api, client.Call{Method: "GET", Path: "/account"})
+		return r.Status == 200, string(r.Body)
+	})
+	return api
+}
+
 // TestKeys: keys are good, have their limits and are refused as the command line says,
 // without a restart of anything.
 func TestKeys(t *testing.T) {

@@ -365,14 +365,21 @@ func (f *files) mkdirAll(dir string) error {
 	if err := f.mkdirAll(path.Dir(dir)); err != nil {
 		return err
 	}
-	err := f.root.Mkdir(dir, 0o755)
+	// Held open, so that what is made is what is given to the session, which may change
+	// the way to it meanwhile: a directory of root's in it would be there to stay.
+	parent, err := f.root.OpenRoot(path.Dir(dir))
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	err = parent.Mkdir(path.Base(dir), 0o755)
 	if errors.Is(err, fs.ErrExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return f.root.Lchown(dir, f.uid, f.uid)
+	return parent.Lchown(path.Base(dir), f.uid, f.uid)
 }
 
 // open opens a regular file for reading. It never blocks: a named pipe is
