@@ -4,7 +4,9 @@
 package e2e
 
 import (
+	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -131,4 +133,34 @@ func (c *cluster) lateNode(t *testing.T) {
 		equal(t, "life", c.life(t, s).epoch, before+1)
 	}
 	equal(t, "a session on the node that is back", c.createOn(t, late).print(`console.log("works")`), "works\n")
+}
+
+// agentStands: a session that is deleted is gone at once at every front-end, and what ran
+// in it ends, although its node's Nomad agent hears of nothing.
+func (c *cluster) agentStands(t *testing.T) {
+	node := c.Clients[0]
+	s := c.createOn(t, node)
+	s.write("file", "deleted")
+	s.background(tokenServer)
+	other := s.through(c.apis[1])
+	page := "http://" + s.host() + "." + c.Frontends[1].PreviewDomain
+	status(t, other.visit("GET", page, nil, nil), http.StatusOK)
+	if err := node.Agent.Pause(c.ctx); err != nil {
+		t.Fatal(err)
+	}
+	defer node.Agent.Resume()
+	equal(t, "file, at another front-end", other.read("file"), "deleted") // which knows where it is
+	status(t, s.drop(), http.StatusOK)
+	refusal(t, other.get("/files/read", "path", "file"), http.StatusNotFound, "session_not_found")
+	refusal(t, other.post("/execute", M{"command": "cat file"}), http.StatusNotFound, "session_not_found")
+	status(t, other.visit("GET", page, nil, nil), http.StatusNotFound)
+	eventually(t, c.ctx, "nothing of it runs", 2*time.Second, func() (bool, string) {
+		left, err := node.Leftovers(c.ctx)
+		left = slices.DeleteFunc(left, func(what string) bool { return !strings.Contains(what, "process") })
+		return err == nil && len(left) == 0, fmt.Sprint(left, err)
+	})
+	if err := node.Agent.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	c.clean(t, node)
 }

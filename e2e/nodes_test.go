@@ -34,6 +34,7 @@ func TestNodes(t *testing.T) {
 	t.Run("a front-end dies", c.frontendDies)
 	t.Run("a session wakes before its files are there", c.wakesBefore)
 	t.Run("requests with a key", c.repeats)
+	t.Run("a node's agent stands still", c.agentStands)
 	t.Run("a node is lost", c.nodeLost)
 	t.Run("a node comes back late", c.lateNode)
 	t.Run("drains", c.drains)

@@ -5,6 +5,9 @@ package frontend
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"sync"
 
 	"github.com/buntime/buntime/frontend/timing"
 )
@@ -16,36 +19,50 @@ func (s *Service) Delete(ctx context.Context, account, id string) error {
 	if !ValidID(id) {
 		return NoSession(id)
 	}
-	found := false
+	var ended *Session
 	stop := timing.Start(ctx, "kv")
 	err := s.retry(ctx, id, func(ctx context.Context, sess *Session) error {
 		if sess.Account != account || sess.Expired(s.Now()) {
 			return NoSession(id)
 		}
 		err := s.Store.Delete(ctx, sess)
-		found = err == nil
+		if err == nil {
+			ended = sess
+		}
 		return err
 	})
 	stop()
 	if err != nil {
 		return err
 	}
-	if !found {
+	if ended == nil {
 		return NoSession(id)
 	}
 	s.Forget(id)
 	s.Observer.Ended(EndDeleted)
-	s.end(ctx, id)
+	s.end(ctx, ended)
 	return nil
 }
 
 // end releases what ran for a session whose record is gone. Its caller may go
-// away meanwhile.
-func (s *Service) end(ctx context.Context, id string) {
+// away meanwhile. The session's node is told as well, which has other front-ends, that
+// may know its address for cacheFor, find nobody there, whatever the scheduler takes.
+func (s *Service) end(ctx context.Context, sess *Session) {
 	defer timing.Start(ctx, "deregister")()
 	ctx, cancel := cleanup(ctx)
 	defer cancel()
-	if err := s.release(ctx, id); err != nil {
-		s.Log.WarnContext(ctx, "release ended session; the reaper will try again", "session", id, "err", err)
+	var told sync.WaitGroup
+	if sess.Placed() {
+		told.Go(func() {
+			ctx, cancel := context.WithTimeoutCause(ctx, infoTimeout, fmt.Errorf("node of %s has not answered in %v", sess.ID, infoTimeout))
+			defer cancel()
+			if err := s.Node.End(ctx, sess); err != nil && !errors.Is(err, ErrAway) {
+				s.Log.WarnContext(ctx, "tell the node of an ended session; its scheduler will", "session", sess.ID, "err", err)
+			}
+		})
 	}
+	if err := s.release(ctx, sess.ID); err != nil {
+		s.Log.WarnContext(ctx, "release ended session; the reaper will try again", "session", sess.ID, "err", err)
+	}
+	told.Wait()
 }

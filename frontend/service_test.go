@@ -37,6 +37,8 @@ type nodeStub struct {
 	sleep func(*frontend.Session) error
 	// alive, if not nil, is what a node says that is asked whether it is there.
 	alive func(context.Context, *frontend.Session) error
+	// end, if not nil, is what one does that is told that a session has ended.
+	end func(context.Context, *frontend.Session) error
 	// extend is what one does that is told to look when a session ends.
 	extend func(*frontend.Session) error
 	// prepared and begin, if not nil, are what one does that has a slot.
@@ -62,6 +64,13 @@ func (n *nodeStub) Alive(ctx context.Context, sess *frontend.Session) error {
 		return n.alive(ctx, sess)
 	}
 	return n.err
+}
+
+func (n *nodeStub) End(ctx context.Context, sess *frontend.Session) error {
+	if n.end != nil {
+		return n.end(ctx, sess)
+	}
+	return nil
 }
 
 func (n *nodeStub) Extend(_ context.Context, sess *frontend.Session) error { return n.extend(sess) }

@@ -156,4 +156,7 @@ type Node interface {
 	// Extend has the node look in a session's record when it ends, and returns once
 	// all that is stored of the session lasts as long.
 	Extend(ctx context.Context, s *Session) error
+	// End has the node of a session that has no record any more let nobody in, and end
+	// what runs.
+	End(ctx context.Context, s *Session) error
 }

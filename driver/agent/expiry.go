@@ -66,11 +66,7 @@ func (i *instance) expire() {
 	} else if i.putOff() {
 		return
 	}
-	ctx, cancel := context.WithTimeoutCause(context.Background(), killTimeout, errors.New("the sandbox outlived SIGKILL"))
-	defer cancel()
-	if err := i.end(ctx, "expired"); err != nil {
-		i.agent.log.Error("could not end an expired session", "session", i.task.Session.ID, "error", err)
-	}
+	i.endBySelf("expired")
 }
 
 // putOff says whether the session's end was put off without this process having
@@ -125,6 +121,24 @@ func (i *instance) serveExtend(s *Session) func(http.ResponseWriter, *http.Reque
 		if err != nil {
 			return unsure("extend the session: %v", err)
 		}
+		writeJSON(w, http.StatusOK, struct{}{})
+		return nil
+	}
+}
+
+// serveEnd answers POST /v1/end: the session's record is gone. After the answer nobody is
+// let in, and what runs ends, also where the machine's Nomad agent has not heard of it.
+func (i *instance) serveEnd(s *Session) func(http.ResponseWriter, *http.Request) error {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		_, wanted, err := i.task.Rests.Wanted(r.Context(), i.task.Session.Epoch)
+		switch {
+		case err != nil:
+			return unsure("look whether the session has ended: %v", err)
+		case wanted:
+			return &Error{Status: http.StatusConflict, Code: "session_busy", Message: "the session has a record, and goes on"}
+		}
+		s.life.leave()
+		defer func() { go i.endBySelf("deleted") }() // after the answer: with the sandbox goes this listener
 		writeJSON(w, http.StatusOK, struct{}{})
 		return nil
 	}

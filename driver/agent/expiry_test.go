@@ -5,6 +5,8 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -70,4 +72,33 @@ func TestExtend(t *testing.T) {
 	f.rests().extend(time.Now())
 	f.instance.(*instance).expiry.Reset(0)
 	f.gone(t)
+}
+
+// TestEnd: a session whose record is gone is nobody's at once, and its sandbox ends
+// without a word of Nomad's; one that has a record is not ended by a mistaken word.
+func TestEnd(t *testing.T) {
+	f := newFixture(t)
+	f.run(t, map[string]any{"command": "echo kept >file"})
+	if status := f.call(t, "POST", "/v1/end", nil, nil); status != http.StatusConflict {
+		t.Fatalf("end of a session with a record: status %d", status)
+	}
+	f.rests().fail(errors.New("no store"))
+	if status := f.call(t, "POST", "/v1/end", nil, nil); status != http.StatusServiceUnavailable {
+		t.Fatalf("end of a session that nobody can tell of: status %d", status)
+	}
+	f.rests().fail(nil)
+	if r := f.run(t, map[string]any{"command": "cat file"}); r.Stdout != "kept\n" {
+		t.Fatalf("%+v", r)
+	}
+	f.rests().want(0)
+	if status := f.call(t, "POST", "/v1/end", nil, nil); status != http.StatusOK {
+		t.Fatalf("end: status %d", status)
+	}
+	if _, err := f.instance.(*instance).session.life.use("test"); !errors.Is(err, errAsleep) {
+		t.Errorf("who comes after the answer: %v", err)
+	}
+	f.gone(t)
+	if at := f.rests().at(1); !at.Snapshot.IsZero() {
+		t.Errorf("a snapshot was taken: %+v", at)
+	}
 }

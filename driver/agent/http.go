@@ -136,6 +136,7 @@ func (i *instance) api(s *Session, tokens tokens) http.Handler {
 	handle("PUT /v1/files/archive", true, s.serveUnpack)
 	handle("POST /v1/sleep", false, i.serveSleep(s))
 	handle("POST /v1/extend", true, i.serveExtend(s))
+	handle("POST /v1/end", false, i.serveEnd(s))
 
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		shown, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")

@@ -417,6 +417,15 @@ func (i *instance) end(ctx context.Context, why string) error {
 	}
 }
 
+// endBySelf is end where nobody waits for it.
+func (i *instance) endBySelf(why string) {
+	ctx, cancel := context.WithTimeoutCause(context.Background(), killTimeout, errors.New("the sandbox outlived SIGKILL"))
+	defer cancel()
+	if err := i.end(ctx, why); err != nil {
+		i.agent.log.Error("could not end the sandbox of a session", "session", i.task.Session.ID, "because", why, "error", err)
+	}
+}
+
 // Destroy implements driver.Instance.
 func (i *instance) Destroy(ctx context.Context) error {
 	i.let(errEnded)

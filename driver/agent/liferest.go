@@ -100,6 +100,17 @@ func (l *life) beginRest(way how, abort context.CancelCauseFunc) (was string, er
 	return was, nil
 }
 
+// leave has the session gone from here at once, with nothing stored. Who is inside is cut
+// off when the sandbox ends.
+func (l *life) leave() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.state, l.closed = lifeAsleep, true
+	if l.timer != nil {
+		l.timer.Stop()
+	}
+}
+
 // awaitLeave waits until all who came before have left, or had time to.
 func (l *life) awaitLeave() { l.await(leavePatience, func() bool { return l.inside == 0 }) }
 

@@ -41,13 +41,7 @@ func (i *instance) rest(ctx context.Context, s *Session, way how) error {
 }
 
 // letGo ends the sandbox of a session that is asleep.
-func (i *instance) letGo() {
-	ctx, cancel := context.WithTimeoutCause(context.Background(), killTimeout, errors.New("the sandbox outlived SIGKILL"))
-	defer cancel()
-	if err := i.end(ctx, "asleep"); err != nil {
-		i.agent.log.Error("could not end the sandbox of a session that is asleep", "session", i.task.Session.ID, "error", err)
-	}
-}
+func (i *instance) letGo() { i.endBySelf("asleep") }
 
 // sleepTimeout bounds a sleep by itself: some gigabytes to a slow store.
 const sleepTimeout = 10 * time.Minute

@@ -235,6 +235,11 @@ func (c *Client) Extend(ctx context.Context, s *frontend.Session) error {
 	return c.tell(ctx, s, "extend", nil)
 }
 
+// End implements frontend.Node.
+func (c *Client) End(ctx context.Context, s *frontend.Session) error {
+	return c.tell(ctx, s, "end", nil)
+}
+
 // Prepared implements frontend.Node.
 func (c *Client) Prepared(ctx context.Context, s *frontend.Session) error {
 	res, err := c.Do(ctx, s, Request{Method: http.MethodGet, Path: "/v1/prepared"})
