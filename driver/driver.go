@@ -50,6 +50,13 @@ type Driver struct {
 	compute cpustats.Compute
 	claims  claimer
 	runtime Runtime // nil until it is needed
+	// starting has, by allocation and task, what is closed when a start is over.
+	starting map[string]chan struct{}
+	agents   int       // that ask for fingerprints
+	attended time.Time // since when that is not 0
+	straying sync.Once // of endStrays
+	// strayAfter and strayEvery are constants but for tests.
+	strayAfter, strayEvery time.Duration
 }
 
 var (
@@ -69,6 +76,9 @@ func New(ctx context.Context, logger hclog.Logger, open OpenRuntime) *Driver {
 		logger: logger,
 		open:   open,
 		events: eventer.NewEventer(ctx, logger),
+
+		starting:   make(map[string]chan struct{}),
+		strayAfter: strayAfter, strayEvery: strayEvery,
 	}
 }
 
@@ -225,6 +235,11 @@ func (d *Driver) start(cfg *drivers.TaskConfig) (*drivers.TaskHandle, error) {
 	ctx, cancel := context.WithTimeoutCause(d.ctx, startTimeout,
 		fmt.Errorf("sandbox not started within %s", startTimeout))
 	defer cancel()
+	done, err := d.alone(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	if task.Session != nil {
 		claims, err := d.claimsOf()
 		if err != nil {
@@ -254,13 +269,14 @@ func (d *Driver) start(cfg *drivers.TaskConfig) (*drivers.TaskHandle, error) {
 
 // follow makes a task known and watches its end.
 func (d *Driver) follow(h *taskHandle) {
+	d.straying.Do(func() { go d.endStrays() })
 	d.tasks.set(h)
 	go h.run(d.ctx)
 }
 
 // WaitTask delivers a task's result once, or nothing when ctx ends first.
 func (d *Driver) WaitTask(ctx context.Context, taskID string) (<-chan *drivers.ExitResult, error) {
-	h, ok := d.tasks.get(taskID)
+	h, ok := d.task(taskID)
 	if !ok {
 		return nil, drivers.ErrTaskNotFound
 	}
@@ -279,7 +295,7 @@ func (d *Driver) WaitTask(ctx context.Context, taskID string) (<-chan *drivers.E
 // StopTask ends a task and returns once it has ended. An unknown task is one
 // that has ended: an error would only have Nomad retry for minutes.
 func (d *Driver) StopTask(taskID string, timeout time.Duration, signal string) error {
-	h, ok := d.tasks.get(taskID)
+	h, ok := d.task(taskID)
 	if !ok || !h.running() {
 		return nil
 	}
@@ -312,7 +328,7 @@ func (d *Driver) StopTask(taskID string, timeout time.Duration, signal string) e
 // DestroyTask removes a task and its sandbox. What a failed removal leaves
 // belongs to no task any more; Nomad does not ask again.
 func (d *Driver) DestroyTask(taskID string, force bool) error {
-	h, ok := d.tasks.get(taskID)
+	h, ok := d.task(taskID)
 	if !ok {
 		return nil
 	}
@@ -338,7 +354,7 @@ func (d *Driver) destroy(instance Instance) error {
 
 // InspectTask describes a task.
 func (d *Driver) InspectTask(taskID string) (*drivers.TaskStatus, error) {
-	h, ok := d.tasks.get(taskID)
+	h, ok := d.task(taskID)
 	if !ok {
 		return nil, drivers.ErrTaskNotFound
 	}
@@ -385,7 +401,7 @@ func (d *Driver) SignalTask(taskID, signal string) error {
 
 // runningTask returns a task that has a live sandbox.
 func (d *Driver) runningTask(taskID string) (*taskHandle, error) {
-	h, ok := d.tasks.get(taskID)
+	h, ok := d.task(taskID)
 	switch {
 	case !ok:
 		return nil, drivers.ErrTaskNotFound

@@ -33,6 +33,7 @@ const bunVersionTimeout = 10 * time.Second
 // the plugin ends.
 func (d *Driver) Fingerprint(ctx context.Context) (<-chan *drivers.Fingerprint, error) {
 	prints := make(chan *drivers.Fingerprint)
+	d.attend(ctx)
 	go func() {
 		defer close(prints)
 		ticker := time.NewTicker(fingerprintPeriod)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
@@ -20,8 +21,11 @@ var errNotRunning = errors.New("task is not running")
 // taskHandle is a task that this process knows: started by it, or recovered.
 type taskHandle struct {
 	id, name  string
-	session   *Session // nil for an ordinary job
+	place     string    // allocation and task
+	known     time.Time // since when, in this process
+	session   *Session  // nil for an ordinary job
 	startedAt time.Time
+	asked     atomic.Bool // by Nomad, about it
 	// instance is nil only for a task that could not be recovered; done is
 	// closed then from the start.
 	instance Instance
@@ -39,6 +43,8 @@ func newTaskHandle(cfg *drivers.TaskConfig, session *Session, startedAt time.Tim
 	return &taskHandle{
 		id:        cfg.ID,
 		name:      cfg.Name,
+		place:     placeOf(cfg),
+		known:     time.Now(),
 		session:   session,
 		startedAt: startedAt,
 		instance:  instance,

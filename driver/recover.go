@@ -21,7 +21,7 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 		return errors.New("recover task: no handle")
 	}
 	cfg := handle.Config
-	if _, ok := d.tasks.get(cfg.ID); ok {
+	if _, ok := d.task(cfg.ID); ok {
 		return nil
 	}
 	h, err := d.find(handle)
@@ -30,9 +30,11 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 		d.emit(cfg, "Sandbox is lost: "+err.Error())
 		h = newTaskHandle(cfg, nil, time.Time{}, nil)
 		h.end(Exit{Code: -1, Err: fmt.Errorf("task is lost: %w", err)})
+		h.asked.Store(true)
 		d.tasks.set(h)
 		return nil
 	}
+	h.asked.Store(true)
 	d.follow(h)
 	return nil
 }

@@ -28,7 +28,7 @@ const (
 // a task rests, so that what it uses hardly changes, each interval is twice as long
 // as the one before, up to restingInterval.
 func (d *Driver) TaskStats(ctx context.Context, taskID string, interval time.Duration) (<-chan *drivers.TaskResourceUsage, error) {
-	h, ok := d.tasks.get(taskID)
+	h, ok := d.task(taskID)
 	if !ok {
 		return nil, drivers.ErrTaskNotFound
 	}
