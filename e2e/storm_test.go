@@ -62,15 +62,15 @@ const (
 	stormTime, stormEnd, quietTime = 3 * time.Minute, 2 * time.Minute, time.Minute
 	// stormRatio is how many times its quiet value the neighbour's p95 may have.
 	// The p99 is in the table: on two cores, which the storm, the neighbour, the
-	// servers, this test and those of other packages share, the slowest one in a
-	// hundred says more of the machine than of the storm.
+	// servers and this test share, the slowest one in a hundred says more of the
+	// machine than of the storm.
 	stormRatio = 3
 	// stormTries is how often a storm is repeated that seems to have hurt the
 	// neighbour: the machine may have other work for a moment, which strikes the
 	// quiet and the storm alike, but not three times in a row.
 	stormTries = 3
-	// stormFloor is the least that counts as a quiet p95: what it is beside the
-	// tests of other packages. Alone it is some 10 ms.
+	// stormFloor is the least that counts as a quiet p95: what it is on a machine
+	// that has other work. Without it is some 10 ms.
 	stormFloor = 50 * time.Millisecond
 )
 
