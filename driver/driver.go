@@ -44,6 +44,11 @@ type Driver struct {
 	tasks  taskStore
 	bun    bunVersion
 	runsc  runscVersion
+	agents attendance
+
+	straying sync.Once // of endStrays
+	// strayAfter and strayEvery are constants but for tests.
+	strayAfter, strayEvery time.Duration
 
 	mu      sync.Mutex // of what follows
 	config  *Config    // nil before SetConfig
@@ -52,11 +57,6 @@ type Driver struct {
 	runtime Runtime // nil until it is needed
 	// starting has, by allocation and task, what is closed when a start is over.
 	starting map[string]chan struct{}
-	agents   int       // that ask for fingerprints
-	attended time.Time // since when that is not 0
-	straying sync.Once // of endStrays
-	// strayAfter and strayEvery are constants but for tests.
-	strayAfter, strayEvery time.Duration
 }
 
 var (
@@ -205,6 +205,7 @@ func (d *Driver) StartTask(cfg *drivers.TaskConfig) (*drivers.TaskHandle, *drive
 }
 
 func (d *Driver) start(cfg *drivers.TaskConfig) (*drivers.TaskHandle, error) {
+	wanted := time.Now()
 	if _, ok := d.tasks.get(cfg.ID); ok {
 		return nil, fmt.Errorf("start task %s: it is started already", cfg.ID)
 	}
@@ -232,14 +233,14 @@ func (d *Driver) start(cfg *drivers.TaskConfig) (*drivers.TaskHandle, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeoutCause(d.ctx, startTimeout,
-		fmt.Errorf("sandbox not started within %s", startTimeout))
-	defer cancel()
-	done, err := d.alone(ctx, cfg)
+	done, err := d.alone(cfg)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
+	ctx, cancel := context.WithTimeoutCause(d.ctx, startTimeout,
+		fmt.Errorf("sandbox not started within %s", startTimeout))
+	defer cancel()
 	if task.Session != nil {
 		claims, err := d.claimsOf()
 		if err != nil {
@@ -262,7 +263,9 @@ func (d *Driver) start(cfg *drivers.TaskConfig) (*drivers.TaskHandle, error) {
 		err = fmt.Errorf("encode task state: %w", err)
 		return nil, errors.Join(err, d.destroy(instance))
 	}
-	d.follow(newTaskHandle(cfg, task.Session, state.StartedAt, instance))
+	h := newTaskHandle(cfg, task.Session, state.StartedAt, instance)
+	h.wanted = wanted
+	d.follow(h)
 	d.emit(cfg, fmt.Sprintf("Sandbox ready in %d ms", time.Since(began).Milliseconds()))
 	return handle, nil
 }

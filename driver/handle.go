@@ -22,7 +22,7 @@ var errNotRunning = errors.New("task is not running")
 type taskHandle struct {
 	id, name  string
 	place     string    // allocation and task
-	known     time.Time // since when, in this process
+	wanted    time.Time // when StartTask came; zero if the task was recovered
 	session   *Session  // nil for an ordinary job
 	startedAt time.Time
 	asked     atomic.Bool // by Nomad, about it
@@ -44,7 +44,6 @@ func newTaskHandle(cfg *drivers.TaskConfig, session *Session, startedAt time.Tim
 		id:        cfg.ID,
 		name:      cfg.Name,
 		place:     placeOf(cfg),
-		known:     time.Now(),
 		session:   session,
 		startedAt: startedAt,
 		instance:  instance,

@@ -20,6 +20,7 @@ func (d *Driver) RecoverTask(handle *drivers.TaskHandle) error {
 	if handle == nil || handle.Config == nil {
 		return errors.New("recover task: no handle")
 	}
+	d.agents.recovering()
 	cfg := handle.Config
 	if _, ok := d.task(cfg.ID); ok {
 		return nil

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/nomad/plugins/drivers"
@@ -17,14 +18,16 @@ import (
 // next starts the task anew, under another id, or forgets it. Nobody would ever end it, as
 // the plugin outlives agents.
 const (
-	// strayAfter is for how long nobody has asked about a task, while an agent was there
-	// to ask, before it is taken for one. An agent asks about each task as soon as it has
-	// noted it, and goes on with those that it has noted before it does anything else.
-	strayAfter = 50 * time.Second
-	// strayEvery is how often they are looked for: as in the agent's sweep, together a minute.
+	// strayAfter is for how long an agent has been there, and found no task again, without
+	// a question about one that an earlier agent has started, before that is taken for a
+	// stray. An agent may wait for the fingerprints of all plugins first, for 55 s.
+	strayAfter = 3 * time.Minute
+	// strayEvery is how often they are looked for.
 	strayEvery = 10 * time.Second
 	// strayPatience is for a session to be stored, or a program to end.
 	strayPatience = 20 * time.Second
+	// aloneTimeout is for another start, and for what that has left to end.
+	aloneTimeout = startTimeout + strayPatience + stopMargin + destroyTimeout
 )
 
 // task is one that Nomad asks about.
@@ -36,18 +39,45 @@ func (d *Driver) task(id string) (*taskHandle, bool) {
 	return h, ok
 }
 
+// attendance is what is known of the agents that there are, by their asking for fingerprints.
+type attendance struct {
+	mu    sync.Mutex
+	here  int       // there is one, or for a moment two
+	since time.Time // the last has come
+	found time.Time // it has found a task again, or has come
+}
+
 // attend has an agent count as there until ctx ends.
 func (d *Driver) attend(ctx context.Context) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.agents++; d.agents == 1 {
-		d.attended = time.Now()
-	}
+	a := &d.agents
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.here++
+	a.since = time.Now()
+	a.found = a.since
 	context.AfterFunc(ctx, func() {
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		d.agents--
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.here--
 	})
+}
+
+// recovering notes that the agent is at finding its tasks again.
+func (a *attendance) recovering() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.found = time.Now()
+}
+
+// settled says since when an agent is there that has had time to ask about each task that
+// it knows. None is the zero time.
+func (a *attendance) settled(after time.Duration) (since time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.here == 0 || time.Since(a.found) < after {
+		return time.Time{}
+	}
+	return a.since
 }
 
 // endStrays ends strays until the plugin ends.
@@ -60,14 +90,9 @@ func (d *Driver) endStrays() {
 		case <-d.ctx.Done():
 			return
 		}
-		d.mu.Lock()
-		there := d.agents > 0 && time.Since(d.attended) >= d.strayAfter
-		d.mu.Unlock()
-		if !there {
-			continue
-		}
+		since := d.agents.settled(d.strayAfter)
 		for _, h := range d.tasks.all() {
-			if h.asked.Load() || time.Since(h.known) < d.strayAfter {
+			if h.asked.Load() || !h.wanted.Before(since) {
 				continue
 			}
 			if err := d.endStray(h); err != nil && d.ctx.Err() == nil {
@@ -77,7 +102,7 @@ func (d *Driver) endStrays() {
 	}
 }
 
-// endStray ends a task as Nomad would: a session goes to sleep.
+// endStray ends a task as a stop would: a session goes to sleep.
 func (d *Driver) endStray(h *taskHandle) error {
 	d.logger.Warn("ending a task that Nomad does not know: its agent ended before it had noted the task", "task_id", h.id)
 	return errors.Join(d.StopTask(h.id, strayPatience, ""), d.DestroyTask(h.id, true))
@@ -86,7 +111,9 @@ func (d *Driver) endStray(h *taskHandle) error {
 // alone waits until no other start of the same allocation's task is under way, and ends
 // what one has left, which Nomad cannot know any more: it would be in the way. done is to
 // be called once the start is over.
-func (d *Driver) alone(ctx context.Context, cfg *drivers.TaskConfig) (done func(), err error) {
+func (d *Driver) alone(cfg *drivers.TaskConfig) (done func(), err error) {
+	ctx, cancel := context.WithTimeoutCause(d.ctx, aloneTimeout, fmt.Errorf("not over within %s", aloneTimeout))
+	defer cancel()
 	place := placeOf(cfg)
 	mine := make(chan struct{})
 	for {

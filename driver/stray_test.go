@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// TestStrays: what an agent has started and then never asks about ends, but not while no
-// agent is there to ask, nor what is asked about.
+// TestStrays: what an agent has started and none has ever asked about ends some time after
+// the next has come; not what is asked about, nor what that one has started itself.
 func TestStrays(t *testing.T) {
 	eachRuntime(t, func(t *testing.T, r runtimeUnderTest) {
 		const after = 200 * time.Millisecond
@@ -34,8 +34,11 @@ func TestStrays(t *testing.T) {
 		defer leave()
 		_, err = p.Impl().Fingerprint(agent)
 		must.NoError(t, err)
+		late := p.task(t, sleeper, nil) // of which this agent may ask yet
+		p.start(t, late)
 		eventually(t, "the stray is gone", func() bool { return !p.driver.Knows(stray.ID) })
 		time.Sleep(3 * after)
+		must.True(t, p.driver.Knows(late.ID))
 		status, err := p.Impl().InspectTask(known.ID)
 		must.NoError(t, err)
 		must.Eq(t, drivers.TaskStateRunning, status.State)

@@ -5,7 +5,6 @@ package frontend
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 
@@ -52,12 +51,12 @@ func (s *Service) end(ctx context.Context, sess *Session) {
 	ctx, cancel := cleanup(ctx)
 	defer cancel()
 	var told sync.WaitGroup
-	if sess.Placed() {
+	if there := s.there(ctx, sess); there != nil { // looked for before its claims go
 		told.Go(func() {
-			ctx, cancel := context.WithTimeoutCause(ctx, infoTimeout, fmt.Errorf("node of %s has not answered in %v", sess.ID, infoTimeout))
+			ctx, cancel := context.WithTimeoutCause(ctx, infoTimeout, fmt.Errorf("not told in %v", infoTimeout))
 			defer cancel()
-			if err := s.Node.End(ctx, sess); err != nil && !errors.Is(err, ErrAway) {
-				s.Log.WarnContext(ctx, "tell the node of an ended session; its scheduler will", "session", sess.ID, "err", err)
+			if err := s.Node.End(ctx, there); err != nil {
+				s.Log.DebugContext(ctx, "tell the node of an ended session; its scheduler will", "session", sess.ID, "err", err)
 			}
 		})
 	}
@@ -65,4 +64,20 @@ func (s *Service) end(ctx context.Context, sess *Session) {
 		s.Log.WarnContext(ctx, "release ended session; the reaper will try again", "session", sess.ID, "err", err)
 	}
 	told.Wait()
+}
+
+// there is an awake session with its place, nil where it has none. It may have one that
+// its record did not tell of yet.
+func (s *Service) there(ctx context.Context, sess *Session) *Session {
+	switch {
+	case sess.State == StateDeepSleep:
+		return nil
+	case sess.Placed():
+		return sess
+	}
+	c, err := s.Store.Claim(ctx, sess.ID, sess.Epoch)
+	if err != nil {
+		return nil
+	}
+	return sess.placed(c, s.Now())
 }

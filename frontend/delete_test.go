@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/buntime/buntime/driver/claim"
 	"github.com/buntime/buntime/frontend"
 	"github.com/buntime/buntime/frontend/frontendtest"
 )
@@ -120,4 +121,54 @@ func TestDeleteWithoutScheduler(t *testing.T) {
 	}
 	w.Close()
 	w.empty(t)
+}
+
+// TestDeleteTellsTheNode: also where the record does not tell yet where the session is,
+// but its claim does; not of a session that is nowhere.
+func TestDeleteTellsTheNode(t *testing.T) {
+	for name, c := range map[string]struct {
+		state frontend.State
+		claim bool // in the record
+		told  int64
+	}{
+		"placed":  {frontend.StateActive, true, 1},
+		"claimed": {frontend.StateStarting, false, 1},
+		"asleep":  {frontend.StateDeepSleep, false, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			s := w.create(t, "a")
+			if _, err := w.Resolve(t.Context(), "a", s.ID); err != nil {
+				t.Fatal(err)
+			}
+			w.Close() // what it notes in the background is noted
+			record, err := w.store.Get(t.Context(), s.ID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			record.State = c.state
+			if !c.claim {
+				record.Claim = claim.Claim{}
+			}
+			if err := w.store.Update(t.Context(), record); err != nil {
+				t.Fatal(err)
+			}
+			var told atomic.Int64
+			w.node.end = func(_ context.Context, sess *frontend.Session) error {
+				told.Add(1)
+				if sess.ID != s.ID || sess.Claim.API != "api:1" {
+					t.Errorf("told of %+v", sess)
+				}
+				return nil
+			}
+			other := w.another()
+			defer other.Close()
+			if err := other.Delete(t.Context(), "a", s.ID); err != nil {
+				t.Fatal(err)
+			}
+			if told.Load() != c.told {
+				t.Errorf("its node was told %d times, want %d", told.Load(), c.told)
+			}
+		})
+	}
 }

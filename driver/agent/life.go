@@ -174,7 +174,10 @@ func (l *life) freeze() error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if err != nil {
+	switch {
+	case l.state == lifeAsleep: // it has left meanwhile
+		return errAsleep
+	case err != nil:
 		l.state = lifeActive
 		l.arm(l.idleAfter)
 		return err
@@ -363,6 +366,9 @@ func (l *life) wake(inside bool) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.state == lifeAsleep { // it has left meanwhile
+		return errAsleep
+	}
 	l.state, l.fails = lifeActive, 0
 	l.arm(l.idleAfter)
 	return nil

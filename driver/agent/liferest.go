@@ -61,6 +61,8 @@ func (l *life) rest(ctx context.Context, way how, save func(context.Context) err
 	defer l.mu.Unlock()
 	l.abort = nil
 	switch {
+	case l.state == lifeAsleep: // it has left meanwhile
+		return errAsleep
 	case err == nil:
 		l.state, l.closed = lifeAsleep, true
 		if l.timer != nil {
@@ -100,12 +102,15 @@ func (l *life) beginRest(way how, abort context.CancelCauseFunc) (was string, er
 	return was, nil
 }
 
-// leave has the session gone from here at once, with nothing stored. Who is inside is cut
-// off when the sandbox ends.
+// leave has the session gone from here at once, with nothing stored, whatever transition
+// is under way. Who is inside is cut off when the sandbox ends.
 func (l *life) leave() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.state, l.closed = lifeAsleep, true
+	if l.abort != nil {
+		l.abort(errAsleep)
+	}
 	if l.timer != nil {
 		l.timer.Stop()
 	}

@@ -84,3 +84,52 @@ func TestRestAfterAnAnswer(t *testing.T) {
 		}
 	}
 }
+
+// TestLeave: who has left is gone, whatever was under way.
+func TestLeave(t *testing.T) {
+	for name, during := range map[string]func(l *life, f *fakeFreezer) error{
+		"a wake": func(l *life, _ *fakeFreezer) error {
+			if err := l.idleNow(); err != nil {
+				return err
+			}
+			l.returning = func() error { l.leave(); return nil }
+			_, err := l.use("request")
+			return err
+		},
+		"a sleep that fails": func(l *life, _ *fakeFreezer) error {
+			return l.rest(t.Context(), asked, func(ctx context.Context) error { l.leave(); return errors.New("no store") })
+		},
+		"a sleep that works": func(l *life, _ *fakeFreezer) error {
+			return l.rest(t.Context(), asked, func(context.Context) error { l.leave(); return nil })
+		},
+		"a sleep by itself": func(l *life, _ *fakeFreezer) error {
+			if err := l.idleNow(); err != nil {
+				return err
+			}
+			return l.rest(t.Context(), bySelf, func(ctx context.Context) error {
+				l.leave()
+				<-ctx.Done() // ends at once
+				return ctx.Err()
+			})
+		},
+		"a freeze": func(l *life, _ *fakeFreezer) error {
+			l.leaving = l.leave
+			return l.idleNow()
+		},
+		"a freeze that fails": func(l *life, f *fakeFreezer) error {
+			l.leaving, f.fail = l.leave, errors.New("busy")
+			return l.idleNow()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, clock, f := newFakeLife()
+			if err := during(l, f); !errors.Is(err, errAsleep) {
+				t.Errorf("it ends with %v", err)
+			}
+			clock.pass(48 * time.Hour)
+			if _, err := l.use("request"); !errors.Is(err, errAsleep) || !l.gone() {
+				t.Errorf("who comes after: %v, gone %t", err, l.gone())
+			}
+		})
+	}
+}

@@ -113,8 +113,8 @@ var (
 	// start until all is.
 	Restores = timer(histogram("restore_duration_seconds", "How long it takes until all files of a session that has woken are on the node.", slow, "result"))
 	// Ends is of sandboxes.
-	Ends = counters(counter("sandbox_ends_total", "Sandboxes that have ended, by reason: asleep, expired, stopped, slot, over (noted as such while no plugin was there), exit, oom, killed, and died, of sessions' init.", "reason"),
-		"asleep", "expired", "stopped", "slot", "over", "exit", "oom", "killed", "died")
+	Ends = counters(counter("sandbox_ends_total", "Sandboxes that have ended, by reason: asleep, expired, deleted, stopped (by Nomad), slot, over (noted as such while no plugin was there), exit, oom, killed, and died, of sessions' init.", "reason"),
+		"asleep", "expired", "deleted", "stopped", "slot", "over", "exit", "oom", "killed", "died")
 )
 
 // stages of a start; see Stage.

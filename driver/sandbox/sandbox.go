@@ -85,6 +85,9 @@ type Sandbox struct {
 	seen      lastSeen // of IsolationGVisor's units
 	lacking   bool
 
+	ending   sync.Mutex
+	endNoted bool
+
 	destroy sync.Mutex
 	gone    bool
 	// doomed: a Destroy has begun, and Sweep finishes it should it fail. The
@@ -385,14 +388,25 @@ func (s *Sandbox) End() error {
 	if s.ended() {
 		return nil
 	}
+	if err := s.noteEnd(); err != nil {
+		return fmt.Errorf("write exit of %s: %w", s.state.Task, err)
+	}
+	return s.Kill()
+}
+
+// noteEnd writes once that the sandbox ends on purpose: it may be read at any time after.
+func (s *Sandbox) noteEnd() error {
+	s.ending.Lock()
+	defer s.ending.Unlock()
+	if s.endNoted {
+		return nil
+	}
 	b, err := json.Marshal(wire.Exit{At: time.Now().UnixMilli()})
 	if err == nil {
 		err = os.WriteFile(filepath.Join(s.dir, "exit"), b, 0o600)
 	}
-	if err != nil {
-		return fmt.Errorf("write exit of %s: %w", s.state.Task, err)
-	}
-	return s.Kill()
+	s.endNoted = err == nil
+	return err
 }
 
 // Close lets go of a sandbox that goes on, for another process to Recover.

@@ -49,8 +49,9 @@ const (
 	heartbeat       = 2 * time.Second
 	// answersWithin is how long after a fault is over every session has to answer.
 	answersWithin = time.Minute
-	// cleanWithin is what nothing without an owner outlives, and a look at it.
-	cleanWithin = 75 * time.Second
+	// cleanWithin is what nothing without an owner outlives, and a look at it: a minute,
+	// and three for a task that no agent has noted.
+	cleanWithin = 195 * time.Second
 )
 
 // run is one run.
