@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"syscall"
 
 	"github.com/buntime/buntime/driver/metrics"
 )
@@ -84,10 +85,14 @@ func notAwake(err error) *Error {
 }
 
 // asError gives any error the shape of an answer. What is not an Error already
-// is our own fault and says so.
+// is our own fault and says so, but for what a disk says: that of a session that has
+// woken lies in the object store in part.
 func asError(err error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
+	}
+	if errors.Is(err, syscall.EIO) {
+		return unsure("%v: its files could not be read from the object store, or from the node's disk; try again", err)
 	}
 	return &Error{Status: http.StatusInternalServerError, Code: "internal_error", Message: err.Error()}
 }

@@ -110,6 +110,7 @@ type life struct {
 	timer    stopper
 	due      time.Time // when it is considered next
 	closed   bool
+	over     bool                    // it has left for good
 	fails    int                     // sleeps that have failed in a row
 	abort    context.CancelCauseFunc // of a sleep that who comes may end
 }
@@ -218,6 +219,13 @@ func (l *life) settle() (last time.Time, idle bool) {
 // backoff is the pause after so many failures to sleep in a row: the store may be
 // away for hours, and the session is safe where it is.
 func backoff(fails int) time.Duration { return min(10*time.Second<<min(fails, 10), 5*time.Minute) }
+
+// slept says whether the session has left the node to sleep, not for good.
+func (l *life) slept() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state == lifeAsleep && !l.over
+}
 
 // gone says whether the session has left the node: what is done to its files here
 // does not count any more.

@@ -107,7 +107,7 @@ func (l *life) beginRest(way how, abort context.CancelCauseFunc) (was string, er
 func (l *life) leave() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.state, l.closed = lifeAsleep, true
+	l.state, l.closed, l.over = lifeAsleep, true, true
 	if l.abort != nil {
 		l.abort(errAsleep)
 	}

@@ -246,7 +246,7 @@ func (t *terminal) attend(ctx context.Context, ended <-chan error) error {
 
 // over is err, or that the session went to sleep, after which it ends here as well.
 func (t *terminal) over(err error) error {
-	if errors.Is(err, errEnded) && t.s.life.gone() {
+	if errors.Is(err, errEnded) && t.s.life.slept() {
 		return errWentToSleep
 	}
 	return err
