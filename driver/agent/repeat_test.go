@@ -70,6 +70,19 @@ func TestRepeatedExecute(t *testing.T) {
 	}
 }
 
+// displace executes until an execution that ends is no longer in memory: it may end after
+// some of those that come later.
+func (f *fixture) displace(t *testing.T, id string) {
+	t.Helper()
+	for range 3 * keepEnded {
+		f.run(t, map[string]any{"command": "true"})
+		if _, ok := f.instance.(*instance).session.find(id); !ok {
+			return
+		}
+	}
+	t.Fatalf("%s is in memory after %d more", id, 3*keepEnded)
+}
+
 // TestAnswerStays: a server's caller was told what it had printed by then, and who
 // asks again is told the same: later, after a restart, and when it is over.
 func TestAnswerStays(t *testing.T) {
@@ -101,12 +114,7 @@ func TestAnswerStays(t *testing.T) {
 	f.restart(t)
 	same("after a restart")
 	f.call(t, "POST", "/v1/kill", map[string]any{}, nil)
-	for range keepEnded + 2 {
-		f.run(t, map[string]any{"command": "true"})
-	}
-	if _, ok := f.instance.(*instance).session.find(first.ExecutionID); ok {
-		t.Fatal("it is in memory")
-	}
+	f.displace(t, first.ExecutionID)
 	same("when it is over")
 	var found Result
 	f.call(t, "GET", "/v1/executions/"+first.ExecutionID, nil, &found)
@@ -128,12 +136,7 @@ func TestOutOfMemoryFromJournal(t *testing.T) {
 	for _, path := range paths {
 		live = append(live, f.events(t, "/v1/executions/exec_memory"+path))
 	}
-	for range keepEnded + 2 {
-		f.run(t, map[string]any{"command": "true"})
-	}
-	if _, ok := f.instance.(*instance).session.find("exec_memory"); ok {
-		t.Fatal("it is in memory")
-	}
+	f.displace(t, "exec_memory")
 	for i, path := range paths {
 		past := f.events(t, "/v1/executions/exec_memory"+path)
 		if !strings.Contains(past, "event: error\n") || !strings.Contains(past, "memory_limit_exceeded") || !strings.Contains(past, `"data":"begin\n"`) {
