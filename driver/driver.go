@@ -98,8 +98,8 @@ func (d *Driver) Close() error {
 	return nil
 }
 
-// HasTasks says whether there is anything that the next agent wants to find again.
-func (d *Driver) HasTasks() bool { return d.tasks.any() }
+// Needed says whether an agent is there, or anything that the next one wants to find again.
+func (d *Driver) Needed() bool { return d.tasks.any() || d.agents.any() }
 
 // PluginInfo says what this plugin is.
 func (d *Driver) PluginInfo() (*base.PluginInfoResponse, error) {

@@ -69,6 +69,13 @@ func (a *attendance) recovering() {
 	a.found = time.Now()
 }
 
+// any says whether there is one.
+func (a *attendance) any() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.here > 0
+}
+
 // settled says since when an agent is there that has had time to ask about each task that
 // it knows. None is the zero time.
 func (a *attendance) settled(after time.Duration) (since time.Time) {

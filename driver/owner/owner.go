@@ -164,18 +164,29 @@ func (p process) signal(sig unix.Signal) error {
 	return err
 }
 
-// AwaitAgent returns when the process that started this one has ended, or with an error
-// if that cannot be seen.
+// AwaitAgent returns when the agent that started this process has ended, or with an error
+// if that cannot be seen. It may have ended before this process could look who it was: what
+// tells then is that nobody is at the other end of its standard error any more.
 func AwaitAgent() error {
-	fd, err := unix.PidfdOpen(agent.PID, 0)
+	parent, err := unix.PidfdOpen(agent.PID, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("look at the process that started this one: %w", err)
 	}
-	defer unix.Close(fd)
+	defer unix.Close(parent)
+	watched := []unix.PollFd{{Fd: int32(parent), Events: unix.POLLIN}, {Fd: int32(unix.Stderr)}}
 	for {
-		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
-		if !errors.Is(err, unix.EINTR) {
+		if _, err := unix.Poll(watched, -1); err != nil {
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
 			return err
 		}
+		if watched[0].Revents != 0 || watched[1].Revents&unix.POLLERR != 0 {
+			return nil
+		}
+		watched[1].Fd = -1 // it is closed, or no pipe
 	}
 }

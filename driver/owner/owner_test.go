@@ -167,3 +167,53 @@ func TestOwn(t *testing.T) {
 		}
 	})
 }
+
+// TestAwaitAgentThatIsGone: a process whose agent ended before it could look who that was
+// ends as well.
+func TestAwaitAgentThatIsGone(t *testing.T) {
+	// The shell gives the process to another parent before that has begun to run.
+	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", `(read go; exec "$0") <&3 & exit 0`, os.Args[0])
+	cmd.Env = append(os.Environ(), dirEnv+"="+t.TempDir())
+	gate, begin, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer begin.Close()
+	cmd.ExtraFiles = []*os.File{gate}
+	said, stdout, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer said.Close()
+	agentReads, stderr, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	gate.Close()
+	stdout.Close()
+	stderr.Close()
+	if _, err := begin.WriteString("go\n"); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewReader(said)
+	first, err := lines.ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	if _, err := fmt.Sscanf(first, "owned %d", &pid); err != nil {
+		t.Fatal(first)
+	}
+	p := running(pid)
+	defer func() { _ = p.signal(9) }()
+	agentReads.Close() // as the end of an agent does
+	for deadline := time.Now().Add(10 * time.Second); p.alive(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it is still there")
+		}
+	}
+}

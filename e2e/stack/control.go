@@ -90,7 +90,7 @@ func (s *Stack) Stop(ctx context.Context) error {
 }
 
 const (
-	leavePatience = 3 * time.Second
+	leavePatience = 12 * time.Second // what the plugin gives itself, and a look
 	leavePause    = 50 * time.Millisecond
 )
 

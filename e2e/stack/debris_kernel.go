@@ -38,7 +38,7 @@ func (d *debris) processes() ([]item, error) {
 		}
 		command := string(bytes.TrimSpace(bytes.ReplaceAll(cmdline, []byte{0}, []byte{' '})))
 		items = append(items, item{
-			what:   fmt.Sprintf("process %d (%s)", pid, command),
+			what:   fmt.Sprintf("process %d (%s), which process %s has started", pid, command, parent(pid)),
 			remove: func() error { return d.killProcess(pid) },
 		})
 	}
@@ -249,4 +249,13 @@ func (d *debris) thaw() error {
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
+}
+
+// parent is the number of a process's parent, as far as it can be told.
+func parent(pid int) string {
+	stat, _ := os.ReadFile(procFile(pid, "stat"))
+	if fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:])); len(fields) > 1 {
+		return fields[1]
+	}
+	return "?"
 }

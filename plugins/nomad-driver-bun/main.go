@@ -80,20 +80,27 @@ func open(ctx context.Context, config *driver.Config, log hclog.Logger) (driver.
 // Close implements driver.Runtime.
 func (o owned) Close() error { return errors.Join(o.Runtime.Close(), o.lock.Close()) }
 
-// endWithAgent ends this process with the agent that started it if it has no tasks. An agent
-// that ends while it starts its plugin leaves that behind, and the next one knows nothing
-// of it; one with tasks it finds again.
+// endWithAgent ends this process once the agent that started it has ended, there is no other,
+// and it has no tasks. An agent that ends while it starts its plugin leaves that behind, and
+// the next one knows nothing of it; one with tasks it finds again.
 func endWithAgent(d *driver.Driver, log hclog.Logger) {
 	if err := owner.AwaitAgent(); err != nil {
 		log.Warn("a process of the plugin that is left behind would stay", "error", err)
 		return
 	}
-	if !d.HasTasks() {
-		time.AfterFunc(closeTimeout, func() { os.Exit(1) })
-		_ = d.Close() // there is nobody to tell
-		os.Exit(0)
+	for unneeded := 0; unneeded < 2; { // an agent may be away between two questions
+		if unneeded++; d.Needed() {
+			unneeded = 0
+		}
+		time.Sleep(unneededPause)
 	}
+	time.AfterFunc(closeTimeout, func() { os.Exit(1) })
+	_ = d.Close() // there is nobody to tell
+	os.Exit(0)
 }
+
+// unneededPause is between two looks whether this process is needed.
+const unneededPause = 500 * time.Millisecond
 
 // closeTimeout bounds what a process that nobody knows of does at its end.
 const closeTimeout = 10 * time.Second
