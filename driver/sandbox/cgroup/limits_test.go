@@ -130,9 +130,17 @@ func TestKillForkBomb(t *testing.T) {
 			func(_ *Execution, ctx context.Context) error { return g.Kill(ctx) },
 			func(_ *Execution, ctx context.Context) error { return g.Destroy(ctx) },
 		} {
+			// Those killed before count until whoever has them for children by now sees it.
+			err := until(t.Context(), "few processes", func() (bool, error) {
+				st, err := g.Stats()
+				return st.Pids < 100, err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
 			e := newExecution(t, g, "bomb")
 			start(t, e, "forkbomb")
-			err := until(t.Context(), "many processes", func() (bool, error) {
+			err = until(t.Context(), "many processes", func() (bool, error) {
 				pids, err := e.Pids()
 				return len(pids) > 100, err
 			})
