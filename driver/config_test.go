@@ -257,6 +257,7 @@ func TestTaskConfigErrors(t *testing.T) {
 		return "session {\n id = " + id + "\n epoch = " + epoch + "\n expires_at = " + expires + "\n}"
 	}
 	id, expires := `"ses_abcdefghij0123456789"`, `"2100-01-02T03:04:05Z"`
+	slot := strings.Replace(session(id, "2", expires), "\n}", "\n slot = true\n}", 1)
 	for hcl, want := range map[string]string{
 		``:                                      `one of script, code or a session block is needed, got 0`,
 		"script = \"local/a.ts\"\ncode = \"1\"": `got 2 of them`,
@@ -272,18 +273,18 @@ func TestTaskConfigErrors(t *testing.T) {
 		session(`"ses_ABCDEFGHIJ0123456789"`, "1", expires): `id must be`,
 		session(id, "0", expires):                           `session: epoch must be a whole number from 1 to`,
 		session(id, "1.5", expires):                         `epoch must be a whole number`,
-		strings.Replace(session(id, "2", `"2100-01-02T03:04:05Z"`), "\n}", "\n slot = true\n}", 1): `session: a slot has epoch 1, not 2`,
-		session(id, "1", `"tomorrow"`):                                                   `session: expires_at must be a time such as`,
-		`session { epoch = 1 }`:                                                          `Missing required argument`,
-		"code = \"1\"\ncpu_cores = 0":                                                    `cpu_cores must be a number from 0.01 to 1024, got 0`,
-		"code = \"1\"\ncpu_cores = -0.1":                                                 `cpu_cores must be`,
-		"code = \"1\"\npids_max = 15":                                                    `pids_max must be a whole number from 16 to 4194304, got 15`,
-		"code = \"1\"\ndisk = 1":                                                         `disk must be`,
-		"code = \"1\"\nfiles_max = 2000000":                                              `files_max must be`,
-		"code = \"1\"\nisolation = \"vm\"":                                               `isolation must be "process" or "gvisor", got "vm"`,
-		"code = \"1\"\nnetwork { mode = \"open\" }":                                      `network: mode must be "none", "internet" or "allow", got "open"`,
-		"code = \"1\"\nnetwork { mode = \"allow\" }":                                     `network: mode "allow" needs an allow list`,
-		"code = \"1\"\nnetwork { allow = [\"a.example\"] }":                              `network: allow is for mode "allow"`,
+		slot:                                                `session: a slot has epoch 1, not 2`,
+		session(id, "1", `"tomorrow"`):                      `session: expires_at must be a time such as`,
+		`session { epoch = 1 }`:                             `Missing required argument`,
+		"code = \"1\"\ncpu_cores = 0":                       `cpu_cores must be a number from 0.01 to 1024, got 0`,
+		"code = \"1\"\ncpu_cores = -0.1":                    `cpu_cores must be`,
+		"code = \"1\"\npids_max = 15":                       `pids_max must be a whole number from 16 to 4194304, got 15`,
+		"code = \"1\"\ndisk = 1":                            `disk must be`,
+		"code = \"1\"\nfiles_max = 2000000":                 `files_max must be`,
+		"code = \"1\"\nisolation = \"vm\"":                  `isolation must be "process" or "gvisor", got "vm"`,
+		"code = \"1\"\nnetwork { mode = \"open\" }":         `network: mode must be "none", "internet" or "allow", got "open"`,
+		"code = \"1\"\nnetwork { mode = \"allow\" }":        `network: mode "allow" needs an allow list`,
+		"code = \"1\"\nnetwork { allow = [\"a.example\"] }": `network: allow is for mode "allow"`,
 		"code = \"1\"\nnetwork {\n mode = \"allow\"\n allow = [\"http://a.example\"]\n}": `network: allow "http://a.example": want a name`,
 		"code = \"1\"\nimage = \"oven/bun\"":                                             `image`,
 	} {

@@ -199,7 +199,7 @@ func TestLifeSleeps(t *testing.T) {
 	}
 	for try := range 3 {
 		clock.pass(30 * time.Minute)
-		if err := <-rested; err != away || !f.frozen {
+		if err := <-rested; !errors.Is(err, away) || !f.frozen {
 			t.Fatalf("try %d: %v, frozen %t", try, err, f.frozen)
 		}
 		for len(rested) > 0 {

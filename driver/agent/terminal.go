@@ -202,7 +202,7 @@ func (t *terminal) run(ctx context.Context) {
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
 	defer stop()
-	defer t.conn.CloseNow()
+	defer func() { _ = t.conn.CloseNow() }()
 
 	tasks.Go(func() { t.end(t.receive(reading)) })
 	tasks.Go(func() { t.keepAlive(reading) })
@@ -286,7 +286,7 @@ func (t *terminal) hangUp(ended <-chan error) {
 		return
 	}
 	select {
-	case <-ended:
+	case <-ended: //nolint:errcheck // it has, in whatever way
 	case <-time.After(terminalHangUp):
 	}
 }

@@ -84,7 +84,7 @@ func serve(t *testing.T, config *tls.Config) (address string, resumed *atomic.In
 		}
 		fmt.Fprint(w, "hello")
 	})}
-	go srv.Serve(tls.NewListener(l, config)) //nolint:errcheck // it ends with Close
+	go srv.Serve(tls.NewListener(l, config))
 	t.Cleanup(func() { srv.Close() })
 	return l.Addr().String(), resumed
 }

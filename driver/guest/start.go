@@ -120,9 +120,11 @@ func (s *server) specFile(c command) (fd int, err error) {
 	if s.confined.rules != nil {
 		flags += "l"
 	}
+	var without strings.Builder
 	for _, w := range s.confined.without {
-		flags += strings.ToUpper(w[:1])
+		without.WriteString(strings.ToUpper(w[:1]))
 	}
+	flags += without.String()
 	fields := append([]string{
 		strconv.Itoa(s.cfg.UID), strconv.Itoa(s.cfg.GID), strconv.FormatUint(s.cfg.MaxFiles, 10),
 		flags, strconv.Itoa(joins), c.dir, strconv.Itoa(len(c.argv)),

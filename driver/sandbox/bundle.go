@@ -117,8 +117,12 @@ func (s *Sandbox) bundle(spec Spec) *specs.Spec {
 		Linux: &specs.Linux{
 			UIDMappings: ids, GIDMappings: ids,
 			Namespaces: []specs.LinuxNamespace{
-				{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
-				{Type: specs.UserNamespace}, {Type: specs.NetworkNamespace, Path: "/proc/self/ns/net"},
+				{Type: specs.PIDNamespace},
+				{Type: specs.MountNamespace},
+				{Type: specs.IPCNamespace},
+				{Type: specs.UTSNamespace},
+				{Type: specs.UserNamespace},
+				{Type: specs.NetworkNamespace, Path: "/proc/self/ns/net"},
 			},
 		},
 	}

@@ -329,7 +329,7 @@ const fillPiece = 512 << 10
 
 // run fetches what nobody has asked for.
 func (l *Lazy) run() {
-	defer l.closeFiles()
+	defer func() { _ = l.closeFiles() }() // they were read
 	l.fetchEarly()
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		err := l.pass()

@@ -489,7 +489,7 @@ func TestTampered(t *testing.T) {
 		image := filepath.Join(t.TempDir(), "image")
 		// What was put in the place of something longer ends too early.
 		err := newRepository(t, r.store).Restore(t.Context(), s, p, image)
-		if !errors.Is(err, want) && (want != ErrCorrupt || !errors.Is(err, io.ErrUnexpectedEOF)) {
+		if !errors.Is(err, want) && (!errors.Is(want, ErrCorrupt) || !errors.Is(err, io.ErrUnexpectedEOF)) {
 			t.Errorf("got %v, not %v", err, want)
 		}
 		if _, err := os.Stat(image); !errors.Is(err, os.ErrNotExist) {

@@ -125,7 +125,7 @@ func (r *run) logs() string {
 	const lines = 60
 	var b strings.Builder
 	for _, part := range []string{"front-end", "front-end-1", "nomad-client", "nomad-client-1", "nomad-server", "consul"} {
-		fmt.Fprintf(&b, "\n==> end of the log of %s\n%s", part, r.Stack.Logs(part, lines))
+		fmt.Fprintf(&b, "\n==> end of the log of %s\n%s", part, r.Logs(part, lines))
 	}
 	return b.String()
 }

@@ -12,7 +12,7 @@ import (
 
 	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/frontend"
-	"github.com/buntime/buntime/sdk/go"
+	buntime "github.com/buntime/buntime/sdk/go"
 	"github.com/buntime/buntime/sdk/mcp"
 )
 

@@ -249,7 +249,7 @@ func (t *target) sessions() ([]string, error) {
 func (t *target) empty() error {
 	ids, err := t.sessions()
 	if err == nil && len(ids) > 0 {
-		err = fmt.Errorf("Consul has neither sessions, API keys nor receipts, and the backup has %d sessions: nothing was changed; "+
+		err = fmt.Errorf("there are neither sessions, API keys nor receipts in Consul, and the backup has %d sessions: nothing was changed; "+
 			"look at consul.address and consul.prefix, restore, or remove %s if it is of no use any more", len(ids), t.path)
 	}
 	return err

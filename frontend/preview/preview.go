@@ -248,7 +248,7 @@ func (f follower) RoundTrip(r *http.Request) (*http.Response, error) {
 		case silent && !harmless(r):
 			f.h.sessions.Forget(sess.ID)
 			return nil, errLost()
-		case !gone && !silent && !errors.Is(err, errMoved) && !(unanswered(err) && harmless(r)):
+		case !gone && !silent && !errors.Is(err, errMoved) && (!unanswered(err) || !harmless(r)):
 			return res, err
 		}
 		if gone {

@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -109,7 +110,7 @@ type call struct {
 func (c *Client) try(ctx context.Context, call call, take func(*http.Response) error) error {
 	unsure := false
 	for attempt := 1; ; attempt++ {
-		res, err := c.once(ctx, call)
+		res, err := c.once(ctx, call) //nolint:bodyclose // take closes it
 		if err == nil {
 			err = take(res)
 		}
@@ -185,9 +186,7 @@ func (c *Client) once(ctx context.Context, call call) (*http.Response, error) {
 		cancel()
 		return nil, fmt.Errorf("%s: %w", what, err)
 	}
-	for name, values := range call.header {
-		r.Header[name] = values
-	}
+	maps.Copy(r.Header, call.header)
 	r.Header.Set("Authorization", "Bearer "+c.Key)
 	r.Header.Set("User-Agent", c.UserAgent)
 	if kind != "" {
@@ -219,7 +218,7 @@ type answer struct {
 // Read implements io.Reader.
 func (a *answer) Read(p []byte) (int, error) {
 	n, err := a.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = broken(a.ctx, a.what, err)
 	}
 	return n, err

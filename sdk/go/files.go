@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -27,9 +28,7 @@ func in(session, path string) url.Values {
 // ListFiles lists one directory of a session, sorted by path; "" is the workspace.
 func (c *Client) ListFiles(ctx context.Context, session, path string, limit, offset int) (*Page[Entry], error) {
 	q := page(limit, offset)
-	for name, values := range in(session, path) {
-		q[name] = values
-	}
+	maps.Copy(q, in(session, path))
 	var out struct{ Files []Entry }
 	header, err := c.json(ctx, call{method: http.MethodGet, path: "/files/list", query: q}, &out)
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/buntime/buntime/sdk/go"
+	buntime "github.com/buntime/buntime/sdk/go"
 )
 
 // metadataName is what the session of a conversation has the conversation's id under.

@@ -9,7 +9,7 @@ import (
 	"math"
 	"net/http"
 
-	"github.com/buntime/buntime/sdk/go"
+	buntime "github.com/buntime/buntime/sdk/go"
 )
 
 // told is an error whose text is for a model already.

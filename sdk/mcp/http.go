@@ -22,7 +22,7 @@ import (
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
-	"github.com/buntime/buntime/sdk/go"
+	buntime "github.com/buntime/buntime/sdk/go"
 )
 
 // HandlerConfig is what a Handler needs.
@@ -199,7 +199,7 @@ func peek(body []byte) (message, error) {
 		return m, errors.New("send one message at a time")
 	}
 	if err := json.Unmarshal(body, &m); err != nil {
-		return m, fmt.Errorf("the message is no JSON-RPC: %v", err)
+		return m, fmt.Errorf("the message is no JSON-RPC: %w", err)
 	}
 	return m, nil
 }

@@ -18,7 +18,7 @@ import (
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
-	"github.com/buntime/buntime/sdk/go"
+	buntime "github.com/buntime/buntime/sdk/go"
 )
 
 // TestExplain: every error of the API says what to do.
@@ -50,7 +50,7 @@ func TestExplain(t *testing.T) {
 	if own, named := explain(&buntime.Error{Code: "session_not_found"}, true), explain(&buntime.Error{Code: "session_not_found"}, false); own.Error() == named.Error() {
 		t.Error(own)
 	}
-	if err := errors.New("other"); explain(err, true) != err {
+	if err := errors.New("other"); explain(err, true) != err { //nolint:errorlint // the very same
 		t.Error("an error that is none of the API's was changed")
 	}
 }

@@ -10,7 +10,7 @@ import (
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
-	"github.com/buntime/buntime/sdk/go"
+	buntime "github.com/buntime/buntime/sdk/go"
 )
 
 const instructions = `Buntime runs code in an isolated Bun sandbox ("session") on a remote machine. Files in /workspace and servers stay between calls; nothing of the user's own machine is visible in it.

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/buntime/buntime/sdk/go"
+	buntime "github.com/buntime/buntime/sdk/go"
 )
 
 // longestText is how much of each stream a model gets, in bytes: some 8,000 tokens.

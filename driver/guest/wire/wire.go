@@ -319,8 +319,8 @@ const (
 // below it are init's.
 const LaunchFD = 8
 
-// CoreLimit, RLIMIT_CORE of all processes in bytes, is too small for a core file,
-// and the one value that also keeps the kernel from starting a handler where
+// CoreLimit is RLIMIT_CORE of all processes in bytes. It is too small for a core file,
+// and is the one value that also keeps the kernel from starting a handler where
 // core_pattern names one (core(5)): that would be the host's, run as the host's
 // root, fed with what a program of the session's left behind. The seccomp filter
 // refuses to change it.

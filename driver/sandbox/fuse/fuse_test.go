@@ -108,7 +108,7 @@ func TestResume(t *testing.T) {
 		t.Skip(err) // then nobody makes a server
 	}
 	f := newFile(t)
-	if _, err := f.File.WriteAt([]byte("content"), 0); err != nil {
+	if _, err := f.WriteAt([]byte("content"), 0); err != nil {
 		t.Fatal(err)
 	}
 	f.held, f.asked = make(chan struct{}), make(chan struct{}, 10)

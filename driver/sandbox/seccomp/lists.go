@@ -101,14 +101,14 @@ var conditional = []conditions{
 	{"socketpair", [][]check{{is(0, unix.AF_UNIX)}}, noSuchFamily},
 	{"socket", [][]check{
 		{is(0, unix.AF_UNIX)},
-		{is(0, unix.AF_INET), plain(1), is(2, unix.IPPROTO_IP)},
-		{is(0, unix.AF_INET), plain(1), is(2, unix.IPPROTO_TCP)},
-		{is(0, unix.AF_INET), plain(1), is(2, unix.IPPROTO_UDP)},
-		{is(0, unix.AF_INET), plain(1), is(2, unix.IPPROTO_ICMP)}, // ping
-		{is(0, unix.AF_INET6), plain(1), is(2, unix.IPPROTO_IP)},
-		{is(0, unix.AF_INET6), plain(1), is(2, unix.IPPROTO_TCP)},
-		{is(0, unix.AF_INET6), plain(1), is(2, unix.IPPROTO_UDP)},
-		{is(0, unix.AF_INET6), plain(1), is(2, unix.IPPROTO_ICMPV6)},
+		{is(0, unix.AF_INET), plain, is(2, unix.IPPROTO_IP)},
+		{is(0, unix.AF_INET), plain, is(2, unix.IPPROTO_TCP)},
+		{is(0, unix.AF_INET), plain, is(2, unix.IPPROTO_UDP)},
+		{is(0, unix.AF_INET), plain, is(2, unix.IPPROTO_ICMP)}, // ping
+		{is(0, unix.AF_INET6), plain, is(2, unix.IPPROTO_IP)},
+		{is(0, unix.AF_INET6), plain, is(2, unix.IPPROTO_TCP)},
+		{is(0, unix.AF_INET6), plain, is(2, unix.IPPROTO_UDP)},
+		{is(0, unix.AF_INET6), plain, is(2, unix.IPPROTO_ICMPV6)},
 		// How programs list interfaces and addresses; all else of netlink is
 		// administration.
 		{is(0, unix.AF_NETLINK), is(2, unix.NETLINK_ROUTE)},
@@ -144,10 +144,10 @@ var conditional = []conditions{
 	{"personality", [][]check{{is(0, 0)}, {is(0, 0x0008)}, {is(0, 0xffffffff)}}, noPermission},
 }
 
-// plain are the socket types that have a use: the lowest four bits, beside which are
-// flags, are SOCK_STREAM, SOCK_DGRAM or SOCK_RAW, which takes a privilege. Others
-// choose a protocol by themselves, such as SCTP or DCCP.
-func plain(argument uint32) check { return without(argument, 0xc) }
+// plain are the socket types, a socket's second argument, that have a use: the lowest
+// four bits, beside which are flags, are SOCK_STREAM, SOCK_DGRAM or SOCK_RAW, which takes
+// a privilege. Others choose a protocol by themselves, such as SCTP or DCCP.
+var plain = without(1, 0xc)
 
 // others are the cases of an int that is none of some values, in their order.
 func others(argument uint32, values ...uint64) (cases [][]check) {
