@@ -66,6 +66,23 @@ func plugin(t *testing.T, dir string, agentStays bool) (said string, p process) 
 	return said, p
 }
 
+// owned starts a process that owns a directory, and returns what else it says.
+func owned(t *testing.T, cmd *exec.Cmd) *bufio.Reader {
+	t.Helper()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	in := bufio.NewReader(out)
+	if said, _ := in.ReadString('\n'); !strings.HasPrefix(said, "owned") {
+		t.Fatal(said)
+	}
+	return in
+}
+
 // TestOwn: whose agent is gone gives way, and whose is there does not.
 func TestOwn(t *testing.T) {
 	t.Run("left behind", func(t *testing.T) {
@@ -93,16 +110,7 @@ func TestOwn(t *testing.T) {
 		own := func() *exec.Cmd {
 			cmd := exec.CommandContext(t.Context(), os.Args[0])
 			cmd.Env = append(os.Environ(), dirEnv+"="+dir)
-			out, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			if said, _ := bufio.NewReader(out).ReadString('\n'); !strings.HasPrefix(said, "owned") {
-				t.Fatal(said)
-			}
+			owned(t, cmd)
 			return cmd
 		}
 		first, second := own(), own()
@@ -118,17 +126,7 @@ func TestOwn(t *testing.T) {
 		dir := t.TempDir()
 		cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", `"$0" & wait`, os.Args[0])
 		cmd.Env = append(os.Environ(), dirEnv+"="+dir)
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		in := bufio.NewReader(out)
-		if said, _ := in.ReadString('\n'); !strings.HasPrefix(said, "owned") {
-			t.Fatal(said)
-		}
+		in := owned(t, cmd)
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}

@@ -51,7 +51,7 @@ const (
 	answersWithin = time.Minute
 	// cleanWithin is what nothing without an owner outlives, and a look at it: a minute,
 	// and three for a task that no agent has noted.
-	cleanWithin = 195 * time.Second
+	cleanWithin = 4 * time.Minute
 )
 
 // run is one run.

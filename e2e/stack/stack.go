@@ -21,10 +21,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -311,14 +314,21 @@ func (s *Stack) Logs(part string, n int) string {
 	return text
 }
 
-// AllLogs is the last n lines of each part's log, after a line with its name.
+// AllLogs is the last n lines of each part's log, and up to as many errors before these,
+// after a line with the part's name.
 func (s *Stack) AllLogs(n int) string {
 	var b strings.Builder
 	for _, p := range s.parts() {
-		fmt.Fprintf(&b, "==> end of the log of %s\n%s\n", p.name, s.Logs(p.name, n))
+		lines := strings.Split(s.Logs(p.name, math.MaxInt), "\n")
+		last := max(0, len(lines)-n)
+		grave := slices.DeleteFunc(slices.Clone(lines[:last]), func(line string) bool { return !graveLine.MatchString(line) })
+		fmt.Fprintf(&b, "==> end of the log of %s\n%s\n", p.name, strings.Join(append(grave[max(0, len(grave)-n):], lines[last:]...), "\n"))
 	}
 	return b.String()
 }
+
+// graveLine is of an error in a part's log, the driver's among them.
+var graveLine = regexp.MustCompile(`\[ERROR\]|level=ERROR|Driver Failure`)
 
 // CopyLogs writes the whole of all logs, each after a line with its name.
 func (s *Stack) CopyLogs(w io.Writer) error {
