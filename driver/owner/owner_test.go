@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 		}
 		fmt.Println("owned", os.Getpid())
 		if os.Getenv(dirEnv+"_STAYS") != "" {
-			select {}
+			time.Sleep(time.Minute) // or until it is killed; `select {}` is a deadlock to Go where there is no cgo
 		}
 		if err := AwaitAgent(); err != nil {
 			fmt.Println(err)
