@@ -457,7 +457,7 @@ func TestCommandLineShell(t *testing.T) {
 		}
 		write("until [ \"$(stty size)\" = '50 120' ]; do :; done; echo resi''zed\r")
 		sh.until("resized\r\n")
-		write("echo st''art; sleep 1000\r")
+		write("sh -c 'echo start; exec sleep 1000'\r") // one job, which has the terminal when it prints
 		sh.until("start\r\n")
 		write("\x03")
 		sh.until("$ ")

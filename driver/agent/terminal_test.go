@@ -198,7 +198,7 @@ func TestTerminalRests(t *testing.T) {
 	}
 	used := func() bool { return strings.Contains(fmt.Sprint(f.info(t).AwakeBecause), "terminal") }
 	sh := f.terminal(t, "")
-	sh.types("stty -echo; kept=42; echo begun; sleep 1000\n")
+	sh.types("stty -echo; kept=42; sh -c 'echo begun; exec sleep 1000'\n")
 	sh.reads("begun\r\n")
 	f.eventually(t, "a shell that works is a use", used)
 	if status := sleep("idle", false); status != 409 {
