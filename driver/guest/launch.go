@@ -5,6 +5,7 @@ package guest
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"strconv"
@@ -25,8 +26,12 @@ import (
 // and none of its threads gets memory meanwhile. A launcher is started without any of
 // that. Nor is there ever a copy of the plugin's memory in a sandbox's namespaces.
 func Launch() {
-	unix.CloseOnExec(wire.LaunchFD)
-	pid, err := launch(os.Args[1:])
+	// Its own: init has none of them.
+	err := unix.CloseRange(wire.LaunchFD, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+	pid := 0
+	if err == nil {
+		pid, err = launch(os.Args[1:])
+	}
 	answer := strconv.Itoa(pid)
 	if err != nil {
 		answer = err.Error()

@@ -184,11 +184,10 @@ func (s *Sandbox) mapping() (*os.File, error) {
 	defer unix.Close(pair[1])
 	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: s.Owner(), Size: IDsPerSandbox}}
 	// An init that waits for its Boot as long as we have the socket.
-	pid, err := syscall.ForkExec(fmt.Sprintf("/proc/self/fd/%d", s.node.init.Fd()), []string{wire.InitName}, &syscall.ProcAttr{
+	pid, err := forkInit(s.node.init, []string{wire.InitName}, &syscall.ProcAttr{
 		Dir: "/", Env: []string{"GOMAXPROCS=1"}, Files: []uintptr{^uintptr(0), ^uintptr(0), ^uintptr(0), uintptr(pair[1])},
 		Sys: &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids},
 	})
-	runtime.KeepAlive(s.node.init)
 	if err != nil {
 		return nil, fmt.Errorf("make user namespace: %w", err)
 	}

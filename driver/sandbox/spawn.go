@@ -23,11 +23,6 @@ import (
 	"github.com/buntime/buntime/driver/sandbox/cgroup"
 )
 
-// initFD is the least number of the descriptor that a new init is run from. Its
-// own, from 0 to 7, are put into place before, and those in their way are moved
-// past the highest of them: few processes have as many open.
-const initFD = 256
-
 // keptFD is the descriptor that init only keeps (workspace.Keep), if there is one.
 const keptFD = 7
 
@@ -48,10 +43,6 @@ func loadInit(path string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create memory file for init: %w", err)
 	}
-	defer unix.Close(fd)
-	if fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, initFD); err != nil {
-		return nil, fmt.Errorf("move init's memory file: %w", err)
-	}
 	mem := os.NewFile(uintptr(fd), "buntime-init")
 	if _, err := io.Copy(mem, src); err != nil {
 		mem.Close()
@@ -63,6 +54,17 @@ func loadInit(path string) (*os.File, error) {
 		return nil, fmt.Errorf("seal init: %w", err)
 	}
 	return mem, nil
+}
+
+// forkInit runs the binary of loadInit. The child has it as the last of its files: in
+// the moment before the exec only those are sure to be where they should. ForkExec puts
+// descriptors of its own past the highest number in attr.Files, on whatever is there.
+func forkInit(init *os.File, argv []string, attr *syscall.ProcAttr) (pid int, err error) {
+	exe := fmt.Sprintf("/proc/self/fd/%d", len(attr.Files))
+	attr.Files = append(attr.Files, init.Fd())
+	pid, err = syscall.ForkExec(exe, argv, attr)
+	runtime.KeepAlive(init)
+	return pid, err
 }
 
 // process is a freshly cloned init that waits for its Boot.
@@ -120,7 +122,6 @@ func spawn(init, netns, listener, exit, stderr *os.File, keep int, group *cgroup
 		},
 		Sys: &syscall.SysProcAttr{},
 	}
-	exe := fmt.Sprintf("/proc/self/fd/%d", init.Fd())
 	launcher, err := inNetNS(netns, func() (int, error) {
 		end, err := group.BeginInit(attr.Sys)
 		if err != nil {
@@ -128,9 +129,8 @@ func spawn(init, netns, listener, exit, stderr *os.File, keep int, group *cgroup
 		}
 		// Should this fail, the thread's own end does the same a moment later.
 		defer func() { _ = end() }()
-		return syscall.ForkExec(exe, []string{wire.LaunchName, strconv.Itoa(uidBase), strconv.Itoa(IDsPerSandbox)}, attr)
+		return forkInit(init, []string{wire.LaunchName, strconv.Itoa(uidBase), strconv.Itoa(IDsPerSandbox)}, attr)
 	})
-	runtime.KeepAlive(init)
 	pid := 0
 	if err == nil {
 		answerW.Close()

@@ -316,7 +316,7 @@ const (
 )
 
 // LaunchFD is where a launcher tells init's pid, or why there is none. The descriptors
-// below it are init's.
+// below it are init's, those above the launcher's.
 const LaunchFD = 8
 
 // CoreLimit is RLIMIT_CORE of all processes in bytes. It is too small for a core file,
