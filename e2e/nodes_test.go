@@ -7,6 +7,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -33,6 +36,7 @@ func TestNodes(t *testing.T) {
 	t.Run("a request is traced", c.traced)
 	t.Run("a front-end dies", c.frontendDies)
 	t.Run("a session wakes before its files are there", c.wakesBefore)
+	t.Run("a node cannot start a sandbox", c.startsNothing)
 	t.Run("requests with a key", c.repeats)
 	t.Run("a node's agent stands still", c.agentStands)
 	t.Run("a node is lost", c.nodeLost)
@@ -245,6 +249,40 @@ func (c *cluster) frontendDies(t *testing.T) {
 	}
 	second.api.HTTP.CloseIdleConnections()
 	equal(t, "at the one that is back", second.print(`console.log("works")`), "works\n")
+}
+
+// startsNothing: a session whose sandbox does not come up is not one. Its maker is told,
+// and nothing of it stays.
+func (c *nodes) startsNothing(t *testing.T) {
+	n := c.Clients[0]
+	c.only(t, n)
+	defer c.only(t, c.Clients...)
+	records := func() []string {
+		keys, _, err := c.Consul.KV().Keys("buntime/sessions/", "", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return keys
+	}
+	before := records()
+	place := filepath.Join(n.StateDir(), "sandboxes") // of each new one
+	if err := os.Rename(place, place+".away"); err != nil {
+		t.Fatal(err)
+	}
+	back := sync.OnceValue(func() error { return os.Rename(place+".away", place) })
+	defer func() { _ = back() }()
+	reply, err := c.apis[0].Do(c.ctx, client.Call{Method: "POST", Path: "/sessions/create"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	contains(t, "reason", unready(t, reply), "no node could start the session's sandbox")
+	if after := records(); !slices.Equal(before, after) {
+		t.Errorf("records before: %v, after: %v", before, after)
+	}
+	if err := back(); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "one made afterwards", c.create(t).print(`console.log("works")`), "works\n")
 }
 
 // unready says of the answers of a system with something away that they are 503 with

@@ -34,8 +34,8 @@ func TestAttend(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
-				w.node.alive = c.alive
 				sess := w.created(t)
+				w.node.alive = c.alive
 				if c.kept {
 					w.store.PutRest(rest(sess, false))
 				}

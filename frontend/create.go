@@ -61,10 +61,22 @@ func (k Key) checkTTL(ttl int) error {
 	return nil
 }
 
-// Create makes a session and returns once a node has it: a slot becomes the session
-// if there is one of its shape, or else a job is started. That is before the sandbox of
-// a new job is ready: the node holds requests until then. When Create fails, nothing of
-// the session stays; what a crash leaves halfway, Reap ends.
+// startTries is how many jobs a create may start, one after the other, if the sandboxes
+// of those before never came up.
+const startTries = 3
+
+// servedTimeout is how long a create waits for a sandbox whose node has claimed the
+// session, which is the work of some 20 ms. One that takes longer is not given up: the
+// node holds requests until it is there.
+const servedTimeout = 2 * time.Second
+
+// errNotServed says that a new session's sandbox has not come up.
+var errNotServed = errors.New("the sandbox has not come up")
+
+// Create makes a session and returns once a node serves it: a slot becomes the session
+// if there is one of its shape, or else a job is started, and another if its sandbox
+// does not come up. When Create fails, nothing of the session stays; what a crash leaves
+// halfway, Reap ends.
 func (s *Service) Create(ctx context.Context, key Key, r CreateRequest) (*Session, error) {
 	begin, from := s.Now(), FromNone
 	made, err := s.create(ctx, key, r, &from)
@@ -89,7 +101,7 @@ func (s *Service) create(ctx context.Context, key Key, r CreateRequest, from *st
 	}
 	limited, cancel := context.WithTimeoutCause(ctx, claimTimeout, fmt.Errorf("no turn in %v", claimTimeout))
 	defer cancel()
-	for {
+	for started := 0; ; {
 		stop := timing.Start(ctx, "queue")
 		slot, done, err := s.line.wait(limited, sess.Account, sess.Limits.Shape())
 		stop()
@@ -98,9 +110,15 @@ func (s *Service) create(ctx context.Context, key Key, r CreateRequest, from *st
 		}
 		if slot == nil {
 			*from = FromJob
-			made, err := s.startNew(limited, sess, key.Allowed.Sessions)
-			done()
-			return made, err
+			made, err := s.startNew(limited, sess, key.Allowed.Sessions, done)
+			if !errors.Is(err, errNotServed) {
+				return made, err
+			}
+			if started++; started == startTries {
+				return nil, Unavailable("no node could start the session's sandbox; try again")
+			}
+			sess = sess.anew(s.Now())
+			continue
 		}
 		*from = FromSlot
 		made, err := s.take(limited, sess, slot, key.Allowed.Sessions)
@@ -119,8 +137,10 @@ func (s *Service) noTurn(ctx context.Context, err error) error {
 	return Unavailable("too many sessions are being created at the moment; try again")
 }
 
-// startNew makes a session with a job of its own.
-func (s *Service) startNew(ctx context.Context, sess *Session, most int) (_ *Session, err error) {
+// startNew makes a session with a job of its own. It calls placed once a node has that.
+// errNotServed says to try with another session; nothing is left then.
+func (s *Service) startNew(ctx context.Context, sess *Session, most int, placed func()) (_ *Session, err error) {
+	defer placed()
 	var undo []func(context.Context) error // in the order done
 	defer func() {
 		if err != nil && len(undo) > 0 {
@@ -133,7 +153,34 @@ func (s *Service) startNew(ctx context.Context, sess *Session, most int) (_ *Ses
 		return nil, err
 	}
 	undo = append(undo, func(ctx context.Context) error { return s.release(ctx, sess.ID) })
-	return s.start(ctx, sess)
+	made, err := s.start(ctx, sess)
+	if err != nil {
+		return nil, err
+	}
+	placed()
+	if err := s.served(ctx, made); err != nil {
+		return nil, err
+	}
+	return made, nil
+}
+
+// served waits until the node that has claimed a new session serves it. Nobody knows of
+// the session yet, so that one which never will be there can be made anew.
+func (s *Service) served(ctx context.Context, sess *Session) error {
+	defer timing.Start(ctx, "node")()
+	limited, cancel := context.WithTimeoutCause(ctx, servedTimeout, fmt.Errorf("not served in %v", servedTimeout))
+	defer cancel()
+	err := s.Node.Alive(limited, sess)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(ctx.Err(), context.Canceled):
+		return context.Cause(ctx)
+	case limited.Err() != nil:
+		return nil
+	}
+	s.Log.WarnContext(ctx, "a session's sandbox has not come up; making another", "session", sess.ID, "node", sess.Claim.Node, "err", err, "why", s.Scheduler.Explain(ctx, sess.ID, sess.Epoch))
+	return errNotServed
 }
 
 // record stores a new record, if the account may have one session more.

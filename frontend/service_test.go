@@ -287,6 +287,61 @@ func TestCreateFails(t *testing.T) {
 	}
 }
 
+// TestCreateNotServed: a session whose sandbox does not come up after its node has
+// claimed it is made anew, and nothing of it stays; one that takes its time is kept.
+func TestCreateNotServed(t *testing.T) {
+	away := fmt.Errorf("test: %w", frontend.ErrAway)
+	hangs := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+	for name, test := range map[string]struct {
+		alive  func(ctx context.Context, asked int) error
+		gone   time.Duration // until the client goes away
+		starts int
+		fails  bool
+	}{
+		"once":         {func(_ context.Context, asked int) error { return []error{away, nil}[asked] }, 0, 2, false},
+		"never":        {func(context.Context, int) error { return away }, 0, 3, true},
+		"slow":         {func(ctx context.Context, _ int) error { return hangs(ctx) }, 0, 1, false},
+		"nobody waits": {func(ctx context.Context, _ int) error { return hangs(ctx) }, time.Second, 1, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				var asked []string
+				w.node.alive = func(ctx context.Context, sess *frontend.Session) error {
+					asked = append(asked, sess.ID)
+					return test.alive(ctx, len(asked)-1)
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				if test.gone > 0 {
+					time.AfterFunc(test.gone, cancel)
+				}
+				k := key(t, "a", "paid")
+				k.Allowed.Sessions = 1 // what is not there any more does not count
+				sess, err := w.Create(ctx, k, frontend.CreateRequest{})
+				if w.scheduler.Starts != test.starts {
+					t.Errorf("%d starts", w.scheduler.Starts)
+				}
+				if (err != nil) != test.fails {
+					t.Fatal(err)
+				}
+				if err == nil {
+					if sess.ID != asked[len(asked)-1] {
+						t.Errorf("made %s, asked for %v", sess.ID, asked)
+					}
+					if err := w.Delete(t.Context(), "a", sess.ID); err != nil {
+						t.Error(err)
+					}
+				} else if test.gone == 0 {
+					wantCode(t, "create", err, frontend.CodeServiceUnavailable)
+				}
+				synctest.Wait()
+				w.empty(t)
+			})
+		})
+	}
+}
+
 // TestNoNode: a session that no node takes is given up in time.
 func TestNoNode(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

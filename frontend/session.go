@@ -120,6 +120,13 @@ func (s *Session) placed(c claim.Claim, now time.Time) *Session {
 	return &n
 }
 
+// anew is a session like this one, which never was, under another id.
+func (s *Session) anew(now time.Time) *Session {
+	n := *s
+	n.ID, n.Version, n.Since = NewID(), 0, now
+	return &n
+}
+
 // firstEpoch is the epoch of a session's first awake life.
 const firstEpoch = 1
 

@@ -279,7 +279,7 @@ func (a *Agent) start(ctx context.Context, task *driver.Task) (*instance, error)
 		err = i.startMain(ctx)
 	}
 	if err != nil {
-		return nil, errors.Join(err, i.Destroy(context.WithoutCancel(ctx)))
+		return nil, errors.Join(err, i.Destroy(context.WithoutCancel(ctx)), a.cameToNothing(ctx, task))
 	}
 	metrics.Stage(kind, "serve", begin)
 	return i, nil

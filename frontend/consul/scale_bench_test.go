@@ -94,7 +94,7 @@ func newCrowd(b *testing.B) *crowd {
 	w.must(err)
 	w.kv = client.KV()
 	w.scheduler = &frontendtest.Scheduler{}
-	w.service = frontend.NewService(w.store, w.scheduler, frontendtest.Ended{}, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	w.service = frontend.NewService(w.store, w.scheduler, frontendtest.Agent{}, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	return w
 }
 

@@ -44,7 +44,7 @@ func newWorld(t *testing.T) *world {
 	t.Cleanup(node.Close)
 	scheduler := &frontendtest.Scheduler{Store: w.store, API: "127.0.0.1:1", Preview: strings.TrimPrefix(node.URL, "http://")}
 	log := slog.New(slog.DiscardHandler)
-	w.sessions = frontend.NewService(w.store, scheduler, frontendtest.Ended{}, log)
+	w.sessions = frontend.NewService(w.store, scheduler, frontendtest.Agent{}, log)
 	t.Cleanup(w.sessions.Close)
 	plan, err := frontend.FindPlan("paid")
 	if err != nil {
