@@ -258,7 +258,9 @@ func (s *Session) follow(e *execution, c *guest) {
 			return // this process lets go; the execution stays, init keeps its output
 		}
 		if err != nil {
-			s.logOf(e).Warn("lost an execution", "error", err)
+			if !s.life.gone() { // else it ended with the session
+				s.logOf(e).Warn("lost an execution", "error", err)
+			}
 			e.endedBy(lossReason(e))
 			e.finish(128+9, 9)
 		}

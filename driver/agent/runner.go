@@ -233,7 +233,7 @@ func (r *runners) add(spare bool) {
 	}
 	close(r.changed)
 	r.changed = make(chan struct{})
-	if err != nil && r.session.ctx.Err() == nil {
+	if err != nil && r.session.ctx.Err() == nil && !r.session.life.gone() {
 		r.session.log.Warn("no runner could be started", "error", err)
 	}
 }
