@@ -54,8 +54,8 @@ const (
 	nodeCheckpoint = time.Second
 	nodeHeartbeat  = 2 * time.Second
 	// lostAfter is when a node is taken for lost: up to two heartbeats until the
-	// next is due, and one of grace.
-	lostAfter = 3 * nodeHeartbeat
+	// next is due, and the grace.
+	lostAfter = 2*nodeHeartbeat + stack.HeartbeatGrace
 	// cleanWithin is what nothing without an owner outlives: a minute after the
 	// plugin's start, if Nomad has forgotten it, and a look at it.
 	cleanWithin = 90 * time.Second
@@ -192,8 +192,8 @@ func (c *cluster) anyFrontend(t *testing.T) {
 	equal(t, "lives that eight requests began", c.life(t, first).epoch-before.epoch, 1)
 
 	status(t, first.drop(), http.StatusOK)
-	const cached = time.Second // how long a front-end may believe what it has read
-	eventually(t, c.ctx, "the other front-end does not know it any more", 2*cached, func() (bool, string) {
+	// It may believe for a second what it has read.
+	eventually(t, c.ctx, "the other front-end does not know it any more", 10*time.Second, func() (bool, string) {
 		r := second.post("/execute", M{"code": `1`})
 		if r.Status == http.StatusOK {
 			t.Error("a session that was deleted executes")

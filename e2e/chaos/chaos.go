@@ -47,8 +47,9 @@ const (
 	sleepAfter      = 4 * time.Second
 	checkpointEvery = time.Second
 	heartbeat       = 2 * time.Second
-	// answersWithin is how long after a fault is over every session has to answer.
-	answersWithin = time.Minute
+	// answersWithin is how long after a fault is over every session has to answer, or be
+	// gone, as one is a minute after it was made on a node that was dead by then.
+	answersWithin = 75 * time.Second
 	// cleanWithin is what nothing without an owner outlives, and a look at it: a minute,
 	// and three for a task that no agent has noted.
 	cleanWithin = 4 * time.Minute

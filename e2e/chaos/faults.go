@@ -201,21 +201,25 @@ func (f *injector) killed(ctx context.Context, p *stack.Part) error {
 	return p.Restart(ctx)
 }
 
-// stopped has a part stand still for a while.
-func (f *injector) stopped(ctx context.Context, p *stack.Part) error {
+// stopped has a part stand still for a while, of so many seconds at most.
+func (f *injector) stopped(ctx context.Context, p *stack.Part, most float64) error {
 	if err := p.Pause(ctx); err != nil {
 		return err
 	}
-	err := f.rest(ctx, 2, 8)
+	err := f.rest(ctx, 2, most)
 	return errors.Join(err, p.Resume())
 }
+
+// untilLost is how many seconds are enough for Nomad to take a node for lost, which is
+// 12 at the latest.
+const untilLost = 18
 
 func (f *injector) killFront(ctx context.Context, n int) error {
 	return f.killed(ctx, &f.run.Frontends[n].Part)
 }
 
 func (f *injector) stopFront(ctx context.Context, n int) error {
-	return f.stopped(ctx, &f.run.Frontends[n].Part)
+	return f.stopped(ctx, &f.run.Frontends[n].Part, 8)
 }
 
 func (f *injector) killPlugin(ctx context.Context, n int) error {
@@ -227,7 +231,7 @@ func (f *injector) killAgent(ctx context.Context, n int) error {
 }
 
 func (f *injector) stopAgent(ctx context.Context, n int) error {
-	return f.stopped(ctx, &f.run.Clients[n].Agent)
+	return f.stopped(ctx, &f.run.Clients[n].Agent, untilLost)
 }
 
 // stopNode has agent and plugin stand still, as if the machine was cut off: for a
@@ -237,7 +241,7 @@ func (f *injector) stopNode(ctx context.Context, n int) error {
 	if err := c.Pause(ctx); err != nil {
 		return err
 	}
-	err := f.rest(ctx, 2, 16)
+	err := f.rest(ctx, 2, untilLost+6)
 	return errors.Join(err, c.Resume())
 }
 
@@ -246,7 +250,7 @@ func (f *injector) killNode(ctx context.Context, n int) error {
 	if err := c.Kill(ctx); err != nil {
 		return err
 	}
-	if err := f.rest(ctx, 0, 8); err != nil {
+	if err := f.rest(ctx, 0, untilLost); err != nil {
 		return err
 	}
 	return c.Restart(ctx)
@@ -274,7 +278,7 @@ func (f *injector) killServer(ctx context.Context, _ int) error {
 }
 
 func (f *injector) stopServer(ctx context.Context, _ int) error {
-	return f.stopped(ctx, &f.run.NomadServer)
+	return f.stopped(ctx, &f.run.NomadServer, untilLost)
 }
 
 func (f *injector) killConsul(ctx context.Context, _ int) error {
@@ -282,7 +286,7 @@ func (f *injector) killConsul(ctx context.Context, _ int) error {
 }
 
 func (f *injector) stopConsul(ctx context.Context, _ int) error {
-	return f.stopped(ctx, &f.run.ConsulServer)
+	return f.stopped(ctx, &f.run.ConsulServer, 8)
 }
 
 func (f *injector) killSwift(ctx context.Context, _ int) error {

@@ -20,7 +20,7 @@ const (
 	storeAfter = 20 * time.Second
 	// lossAfter is how long after a fault a sandbox may end by it, or its node be taken
 	// for lost: heartbeats that are missing, a stop that takes as long as it may.
-	lossAfter = 15 * time.Second
+	lossAfter = 21 * time.Second
 )
 
 // any says whether there is a fault of the kinds that are wanted, or was after since.

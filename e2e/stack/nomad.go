@@ -37,7 +37,7 @@ type agent struct {
 	Cert            string // name of the certificate, where there is one
 
 	// The server's.
-	Heartbeat time.Duration
+	Heartbeat, HeartbeatGrace time.Duration
 
 	// The client's.
 	ServerRPC                         int
@@ -60,7 +60,8 @@ type agent struct {
 // and can sign, without which it refuses clients.
 func (s *Stack) prepareServer() error {
 	agent := s.agent("server")
-	agent.Server, agent.Heartbeat, agent.Cert = true, s.options.Heartbeat, "nomad-server"
+	agent.Server, agent.Cert = true, "nomad-server"
+	agent.Heartbeat, agent.HeartbeatGrace = s.options.Heartbeat, HeartbeatGrace
 	agent.HTTP, agent.RPC, agent.Serf = s.ports.serverHTTP, s.ports.serverRPC, s.ports.serverSerf
 	path, err := s.writeAgent(agent)
 	if err != nil {

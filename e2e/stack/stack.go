@@ -80,8 +80,9 @@ type Options struct {
 	// Secured has Consul and Nomad with ACLs and TLS, set up for Buntime by the commands of
 	// docs/cluster.md, and TLS between all parts.
 	Secured bool
-	// Heartbeat is how long a client may be silent for Nomad's server, which takes
-	// it for dead after two to three times that. Default: Nomad's 10 s.
+	// Heartbeat is after what time at least, and twice that at most, a client's next
+	// heartbeat is due for Nomad's server, which takes it for dead HeartbeatGrace
+	// later. Default: Nomad's 10 s, and its grace.
 	Heartbeat time.Duration
 	// Listen is the first front-end's address. Default: a free port on loopback.
 	Listen string
@@ -106,6 +107,10 @@ type Options struct {
 	// Default: nobody.
 	Progress func(part string, took time.Duration)
 }
+
+// HeartbeatGrace is by how much a client's heartbeat may be late where Options has
+// Heartbeat: a busy machine holds up one that lives for some seconds.
+const HeartbeatGrace = 8 * time.Second
 
 // Stack is a running system. Its methods are not for use at the same time.
 type Stack struct {
