@@ -192,19 +192,24 @@ func instant(t *testing.T, what, text string) time.Time {
 // What it last said is in the failure's message.
 func eventually(t *testing.T, ctx context.Context, what string, d time.Duration, done func() (bool, string)) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, d)
+	bounded, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
+		last := bounded.Err() != nil // a machine that stood still has not let it look before
 		ok, said := done()
 		if ok {
 			return
 		}
-		select {
-		case <-ctx.Done():
+		if !last {
+			select {
+			case <-bounded.Done():
+			case <-tick.C:
+			}
+		}
+		if last || ctx.Err() != nil {
 			t.Fatalf("%s: not within %v; last: %s", what, d, said)
-		case <-tick.C:
 		}
 	}
 }

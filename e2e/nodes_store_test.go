@@ -109,11 +109,13 @@ func (c *cluster) storeHangs(t *testing.T, s *session) {
 	for _, api := range c.apis {
 		begin := time.Now()
 		equal(t, "an execution while the store hangs", s.through(api).shell("cat while"), "away")
-		if took := time.Since(begin); took > 5*time.Second {
+		if took := time.Since(begin); took > 15*time.Second {
 			t.Errorf("it took %v", took)
 		}
 	}
-	equal(t, "state", s.info().State, "active")
+	if state := s.info().State; state != "active" && state != "idle" { // which it soon is again
+		t.Errorf("state %s", state)
+	}
 }
 
 // storeBad: the store refuses requests and breaks connections. As long as it does

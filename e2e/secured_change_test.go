@@ -170,9 +170,7 @@ func (c *secured) changeTokens(t *testing.T) {
 		dropLater(t, c.apis[0], id)
 		return true, ""
 	}
-	if ok, why := works(); !ok {
-		t.Fatal(why)
-	}
+	eventually(t, c.ctx, "a session is made", taken, works)
 	nomadToken := func(t *testing.T) (string, error) {
 		made, _, err := c.Nomad.ACLTokens().Create(&nomad.ACLToken{Name: "next", Type: "client", Policies: []string{"buntime-frontend"}}, nil)
 		if err != nil {

@@ -275,7 +275,21 @@ func (r *started) result() execution {
 
 func (s *session) info() info {
 	s.t.Helper()
-	return decode[info](s.t, s.infoReply())
+	return decode[info](s.t, s.toldReply())
+}
+
+// toldReply is infoReply once the session's node has told of it, if it is on one: where
+// that has not answered for a second, as on a busy machine, it is of the record alone,
+// which knows of no usage.
+func (s *session) toldReply() *client.Reply {
+	s.t.Helper()
+	var reply *client.Reply
+	eventually(s.t, s.ctx, "its node tells of "+s.id, usual, func() (bool, string) {
+		reply = s.infoReply()
+		i := decode[info](s.t, reply)
+		return i.State == "deep-sleep" || i.Usage.Memory > 0, brief(i)
+	})
+	return reply
 }
 
 func (s *session) infoReply() *client.Reply {

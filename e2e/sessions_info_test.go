@@ -15,7 +15,7 @@ import (
 func TestInfoAnswer(t *testing.T) {
 	t.Parallel()
 	s := createSession(t, deadline(t, usual), paid(), M{"ttl": 600, "metadata": M{"purpose": "info"}})
-	reply := s.infoReply()
+	reply := s.toldReply()
 	keys(t, "info", reply.Body, []string{
 		"sessionId", "createdAt", "expiresAt", "lastActive", "state", "filesCount", "activeProcesses", "metadata",
 		"previewUrl", "resourceLimits", "usage", "awakeBecause",

@@ -67,8 +67,8 @@ const (
 	stormRatio = 3
 	// stormTries is how often a storm is repeated that seems to have hurt the
 	// neighbour: the machine may have other work for a moment, which strikes the
-	// quiet and the storm alike, but not three times in a row.
-	stormTries = 3
+	// quiet and the storm alike, but not five times in a row.
+	stormTries = 5
 	// stormFloor is the least that counts as a quiet p95: what it is on a machine
 	// that has other work. Without it is some 10 ms.
 	stormFloor = 50 * time.Millisecond
@@ -98,7 +98,8 @@ func TestStorm(t *testing.T) {
 				grown := pluginMemory(t) - memory
 				reference := max(p95(quiet), p95(after), stormFloor)
 				ok := over == nil && p95(raging) <= stormRatio*reference
-				if ok || try == stormTries {
+				counts := ok || try == stormTries
+				if counts {
 					cells := []string{storm.name, strconv.Itoa(stormSamples)}
 					for _, phase := range [][]time.Duration{quiet, raging, after} {
 						cells = append(cells, ms(percentile(phase, 50)), ms(p95(phase)), ms(p99(phase)))
@@ -108,7 +109,7 @@ func TestStorm(t *testing.T) {
 				}
 				quiet = after
 				n.standing(before)
-				if grown > stormMemory {
+				if counts && grown > stormMemory {
 					t.Errorf("the plugin has grown by %d MB", grown>>20)
 				}
 				switch {
@@ -128,8 +129,9 @@ func TestStorm(t *testing.T) {
 }
 
 // stormMemory is by how many bytes the plugin may grow in a storm. What it keeps
-// of one session's output is some MB, and its heap is twice that at times.
-const stormMemory = 128 << 20
+// of one session's output is some MB, and its heap is twice that at times, or three
+// times where its collector gets no CPU.
+const stormMemory = 192 << 20
 
 // neighbour is the session that goes on with its work.
 type neighbour struct {
@@ -328,6 +330,18 @@ func (w *weather) over() error {
 	return nil
 }
 
+// until waits until done says yes, or something of the storm has ended: then the
+// storm is over, and it is tried again rather than waited for.
+func (w *weather) until(what string, d time.Duration, done func() (bool, string)) {
+	w.Helper()
+	eventually(w.T, w.ctx, what, d, func() (bool, string) {
+		if w.over() != nil {
+			return true, ""
+		}
+		return done()
+	})
+}
+
 // later gives the storm's sessions the time for what comes after it, however
 // long it has taken itself.
 func (w *weather) later() {
@@ -413,7 +427,7 @@ var storms = []storm{
 		// A shell that may not fork ends, so that there is room for those of others: it never rests.
 		s.write("bomb.sh", `bomb() { while :; do bomb & done; }; bomb`)
 		w.begin(s, M{"command": "sh bomb.sh >/dev/null 2>&1 & exec sleep 100", "timeout": 100})
-		eventually(w.T, w.ctx, "many processes", time.Minute, func() (bool, string) {
+		w.until("many processes", stormTime, func() (bool, string) {
 			i := s.info() // after that CPU time it is no longer in favour
 			w.used = i.Usage.CPUTime
 			return i.ActiveProcesses > 500 && i.Usage.CPUTime > 2500, fmt.Sprint(i.ActiveProcesses, " processes, ", i.Usage.CPUTime, " ms")
@@ -499,7 +513,7 @@ var storms = []storm{
 		status(w.T, s.post("/files/write", M{"path": "storm", "content": program, "encoding": "base64"}), 200)
 		// An address for documentation: nobody answers.
 		w.begin(s, M{"timeout": 100, "command": "chmod +x storm; ./storm knock 192.0.2.1:80"})
-		eventually(w.T, w.ctx, "connections are tried", 30*time.Second, func() (bool, string) {
+		w.until("connections are tried", stormTime, func() (bool, string) {
 			w.connects = w.connections(s)
 			return w.connects > 0, strconv.Itoa(w.connects)
 		})
@@ -533,14 +547,14 @@ var storms = []storm{
 	{name: "50 busy sessions", rage: func(w *weather) {
 		w.all(50, func(s *session) { w.begin(s, M{"timeout": 100, "code": `await Bun.write("busy", ""); for (;;);`}) })
 		for _, s := range w.sessions {
-			eventually(w.T, w.ctx, "busy loop of "+s.id, time.Minute, func() (bool, string) {
+			w.until("busy loop of "+s.id, stormTime, func() (bool, string) {
 				reply := s.get("/files/read", "path", "busy")
 				return reply.Status == 200, string(reply.Body)
 			})
 		}
 		// Then what each could use in favour is used up, twice over.
 		for _, s := range w.sessions {
-			eventually(w.T, w.ctx, "CPU time of "+s.id, time.Minute, func() (bool, string) {
+			w.until("CPU time of "+s.id, stormTime, func() (bool, string) {
 				used := s.info().Usage.CPUTime
 				return used >= 400, fmt.Sprint(used, " ms")
 			})
