@@ -78,10 +78,10 @@ func TestBackgroundOnlyWhenEvaluated(t *testing.T) {
 func TestBackgroundOutlivesTimeout(t *testing.T) {
 	t.Parallel()
 	s := newSession(t)
-	r := s.execute(M{"code": tokenServer, "timeout": 1})
+	r := s.execute(M{"code": tokenServer, "timeout": 5})
 	equal(t, "background", r.Background, true)
 	token := string(s.fetch("/").Body)
-	s.print(`await Bun.sleep(1500)`)
+	s.print(`await Bun.sleep(6000)`)
 	equal(t, "after the timeout", string(s.fetch("/").Body), token)
 }
 

@@ -199,7 +199,7 @@ func TestCommandLineRun(t *testing.T) {
 	t.Run("a time-out", func(t *testing.T) {
 		x := x.in(t)
 		x.write("long.ts", `console.log("up"); setInterval(() => {}, 1000)`)
-		x.want(x.run("", "run", "--timeout", "1s", "long.ts"), 124, "up\n", "--timeout gives it more")
+		x.want(x.run("", "run", "--timeout", "4s", "long.ts"), 124, "up\n", "--timeout gives it more")
 	})
 	t.Run("an interrupt", func(t *testing.T) {
 		x := x.in(t)

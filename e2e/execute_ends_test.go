@@ -138,7 +138,7 @@ func TestTimeout(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newSession(t)
-			body["timeout"] = 2
+			body["timeout"] = 5
 			reply := s.post("/execute", body)
 			r := decode[execution](t, reply)
 			equal(t, "timedOut", r.TimedOut, true)
@@ -147,8 +147,8 @@ func TestTimeout(t *testing.T) {
 			equal(t, "background", r.Background, false)
 			equal(t, "stdout", r.Stdout, "before\n")
 			equal(t, "stderr", r.Stderr, "before\n")
-			within(t, "executionTime", r.ExecutionTime, 1950, 5000)
-			within(t, "time of the answer", reply.Took, 1900*time.Millisecond, 7*time.Second)
+			within(t, "executionTime", r.ExecutionTime, 4950, 8000)
+			within(t, "time of the answer", reply.Took, 4900*time.Millisecond, 10*time.Second)
 
 			equal(t, "processes", s.processes(), []process{})
 			// Both had written, and neither writes any more.

@@ -127,7 +127,7 @@ func TestMemoryLimitBesideAnother(t *testing.T) {
 func TestDiskLimit(t *testing.T) {
 	t.Parallel()
 	s := createSession(t, deadline(t, 2*time.Minute), enterprise(), M{"resourceLimits": M{"cpu": 1}})
-	r := s.command(`head -c 700M /dev/zero >a && echo 700 fit; head -c 700M /dev/zero >b || echo full`)
+	r := s.execute(M{"command": `head -c 700M /dev/zero >a && echo 700 fit; head -c 700M /dev/zero >b || echo full`, "timeout": 110})
 	equal(t, "stdout", r.Stdout, "700 fit\nfull\n")
 	contains(t, "stderr", r.Stderr, "No space left on device")
 	refusal(t, s.post("/files/write", M{"path": "more.txt", "content": strings.Repeat("x", mib)}), 507, "disk_full")

@@ -67,7 +67,8 @@ func TestFrontDoorKeyForms(t *testing.T) {
 			if e.name == "API" {
 				path = "/sessions"
 			}
-			answer, err := exchangeRaw(s.ctx, e.address, "GET "+path+" HTTP/1.1\r\nHost: "+e.host+"\r\n"+head+"Connection: close\r\n\r\n"+body)
+			text := "GET " + path + " HTTP/1.1\r\nHost: " + e.host + "\r\n" + head + "Connection: close\r\n\r\n" + body
+			answer, err := exchangeFor(s.ctx, stranger(), e.address, text, firstSilence, silence)
 			if err != nil {
 				t.Fatal(err)
 			}

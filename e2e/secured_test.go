@@ -57,10 +57,7 @@ func startSecured(t *testing.T) *secured {
 	}
 	for _, f := range c.Frontends {
 		api := c.client(t, f.URL, parts[2])
-		eventually(t, c.ctx, "the key is known", soon, func() (bool, string) {
-			r := send(t, c.ctx, api, client.Call{Method: "GET", Path: "/sessions"})
-			return r.Status == http.StatusOK, string(r.Body)
-		})
+		keyBecomes(t, c.ctx, api, http.StatusOK)
 		c.apis = append(c.apis, api)
 	}
 	return c

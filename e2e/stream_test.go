@@ -118,13 +118,13 @@ func common(a, b string) int {
 func TestStreamComments(t *testing.T) {
 	t.Parallel()
 	s := newSession(t)
-	stream := s.stream(M{"code": untilFile("go") + `console.log("end")`, "timeout": 40})
+	stream := s.stream(M{"code": untilFile("go") + `console.log("end")`, "timeout": 60})
 	begin := time.Now()
 	event, err := stream.Next()
 	if err != nil || !event.IsComment {
 		t.Fatalf("want a comment, got %+v, %v", event, err)
 	}
-	within(t, "time of the comment", time.Since(begin), 0, 17*time.Second)
+	within(t, "time of the comment", time.Since(begin), 0, 30*time.Second)
 	s.write("go", "")
 	equal(t, "stdout", stream.collect().stdout, "end\n")
 }

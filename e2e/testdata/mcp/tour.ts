@@ -85,9 +85,10 @@ async function errors() {
   await fails(client, 'read_file', { path: '../etc/passwd' }, /invalid_request[^]*What to do: correct path/);
   await fails(client, 'execute_code', {}, /code/);
   await fails(client, 'execute_code', { code: '1', timeout: 100_000 }, /timeout is from 1[^]*What to do: correct timeout/);
-  await fails(client, 'execute_code', { code: `console.log('so far'); await Bun.sleep(60_000)`, timeout: 1 }, /so far[^]*\(timeout\)[^]*What to do: call again with a larger timeout/);
+  await fails(client, 'execute_code', { code: `console.log('so far'); await Bun.sleep(60_000)`, timeout: 4 }, /so far[^]*\(timeout\)[^]*What to do: call again with a larger timeout/);
   await fails(client, 'execute_code', { code: `console.log('so far'); const all = []; for (;;) all.push(new Uint8Array(64 << 20).fill(1))` }, /memory_limit_exceeded[^]*What to do: work on less/);
-  const full = await call(client, 'run_command', { command: 'fallocate -l 5G big || head -c 5G /dev/zero > big; ls big; rm -f big; exit 1' });
+  const fill = { command: 'fallocate -l 5G big || head -c 5G /dev/zero > big; ls big; rm -f big; exit 1', timeout: 120 };
+  const full = await call(client, 'run_command', fill, { timeout: 150_000 });
   assert.match(says(full), /No space left[^]*Hint: the session's disk is full/);
   const missing = await call(client, 'execute_code', { code: `import 'buntime-there-is-no-such-package-0001'` });
   assert.match(says(missing), /Hint: a (package|file or package) was not found/);
@@ -99,7 +100,7 @@ async function errors() {
 async function progress() {
   const told: string[] = [];
   let last = -1;
-  await call(client, 'execute_code', { code: `for (const s of ['one', 'two', 'three']) { console.log(s); await Bun.sleep(250) }` }, {
+  await call(client, 'execute_code', { code: `for (const s of ['one', 'two', 'three']) { console.log(s); await Bun.sleep(1000) }` }, {
     onprogress: (p) => {
       assert.ok(p.progress > last);
       last = p.progress;
@@ -107,7 +108,7 @@ async function progress() {
     },
   });
   assert.equal(told.join(''), 'one\ntwo\nthree\n');
-  assert.ok(told.length >= 3, `${told.length}`);
+  assert.ok(told.length >= 2, `${told.length}`); // a busy machine tells of two at a time
 }
 
 async function cancels() {

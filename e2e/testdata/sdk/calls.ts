@@ -40,7 +40,7 @@ const { state, ...again } = await client.execution.get({ sessionId, executionId:
 equal([state, again], ['exited', long]);
 
 const events: ExecutionEvent[] = [];
-for await (const event of client.executeStream({ sessionId, code: 'console.log("a"); await Bun.sleep(50); console.error("b")' })) events.push(event);
+for await (const event of client.executeStream({ sessionId, code: 'console.log("a"); await Bun.sleep(1500); console.error("b")' })) events.push(event);
 equal(
   events.map((e) => (e.type === 'result' ? [e.type, e.result.exitCode] : [e.type, e.data, e.lastEventId, typeof e.executionId])),
   [['stdout', 'a\n', '2', 'string'], ['stderr', 'b\n', '4', 'string'], ['result', 0]],
