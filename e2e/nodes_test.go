@@ -251,11 +251,10 @@ func (c *cluster) frontendDies(t *testing.T) {
 	equal(t, "at the one that is back", second.print(`console.log("works")`), "works\n")
 }
 
-// startsNothing: a session whose sandbox does not come up is not one. Its maker is told,
-// and nothing of it stays.
+// startsNothing: a session whose sandbox does not come up is made on another node. Without
+// one its maker is told, and nothing of it stays.
 func (c *nodes) startsNothing(t *testing.T) {
 	n := c.Clients[0]
-	c.only(t, n)
 	defer c.only(t, c.Clients...)
 	records := func() []string {
 		keys, _, err := c.Consul.KV().Keys("buntime/sessions/", "", nil)
@@ -271,6 +270,13 @@ func (c *nodes) startsNothing(t *testing.T) {
 	}
 	back := sync.OnceValue(func() error { return os.Rename(place+".away", place) })
 	defer func() { _ = back() }()
+	for range 6 {
+		s := c.create(t)
+		equal(t, "one made beside a node that works", s.print(`console.log("works")`), "works\n")
+		equal(t, "its node", c.life(t, s).node, c.Clients[1].Name)
+		status(t, s.drop(), http.StatusOK)
+	}
+	c.only(t, n)
 	reply, err := c.apis[0].Do(c.ctx, client.Call{Method: "POST", Path: "/sessions/create"})
 	if err != nil {
 		t.Fatal(err)

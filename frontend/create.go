@@ -4,6 +4,7 @@
 package frontend
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -65,13 +66,13 @@ func (k Key) checkTTL(ttl int) error {
 // of those before never came up.
 const startTries = 3
 
-// servedTimeout is how long a create waits for a sandbox whose node has claimed the
-// session, which is the work of some 20 ms. One that takes longer is not given up: the
-// node holds requests until it is there.
-const servedTimeout = 2 * time.Second
+// servedPause is between two looks at a sandbox that does not answer.
+const servedPause = 100 * time.Millisecond
 
-// errNotServed says that a new session's sandbox has not come up.
-var errNotServed = errors.New("the sandbox has not come up")
+// notServed is the error for a session whose sandbox did not come up on a node.
+type notServed struct{ node string }
+
+func (notServed) Error() string { return "the sandbox has not come up" }
 
 // Create makes a session and returns once a node serves it: a slot becomes the session
 // if there is one of its shape, or else a job is started, and another if its sandbox
@@ -111,13 +112,14 @@ func (s *Service) create(ctx context.Context, key Key, r CreateRequest, from *st
 		if slot == nil {
 			*from = FromJob
 			made, err := s.startNew(limited, sess, key.Allowed.Sessions, done)
-			if !errors.Is(err, errNotServed) {
+			failed, ok := errors.AsType[notServed](err)
+			if !ok {
 				return made, err
 			}
-			if started++; started == startTries {
+			if started++; started == startTries || limited.Err() != nil {
 				return nil, Unavailable("no node could start the session's sandbox; try again")
 			}
-			sess = sess.anew(s.Now())
+			sess = sess.anew(s.Now(), failed.node)
 			continue
 		}
 		*from = FromSlot
@@ -138,7 +140,7 @@ func (s *Service) noTurn(ctx context.Context, err error) error {
 }
 
 // startNew makes a session with a job of its own. It calls placed once a node has that.
-// errNotServed says to try with another session; nothing is left then.
+// notServed says to try with another session: this one has no record any more.
 func (s *Service) startNew(ctx context.Context, sess *Session, most int, placed func()) (_ *Session, err error) {
 	defer placed()
 	var undo []func(context.Context) error // in the order done
@@ -158,29 +160,56 @@ func (s *Service) startNew(ctx context.Context, sess *Session, most int, placed 
 		return nil, err
 	}
 	placed()
-	if err := s.served(ctx, made); err != nil {
+	switch err := s.served(ctx, made); {
+	case err == nil:
+		return made, nil
+	case errors.As(err, new(notServed)):
+		undo = nil
+		return nil, cmp.Or(s.abandon(ctx, made), err)
+	default:
 		return nil, err
 	}
-	return made, nil
 }
 
-// served waits until the node that has claimed a new session serves it. Nobody knows of
-// the session yet, so that one which never will be there can be made anew.
+// served waits until the node that has claimed a new session serves it, or the job is
+// lost. Its maker knows of the session only after that, so that it can be made anew. One
+// whose node takes its time is not given up: it holds requests until the sandbox is there.
 func (s *Service) served(ctx context.Context, sess *Session) error {
 	defer timing.Start(ctx, "node")()
-	limited, cancel := context.WithTimeoutCause(ctx, servedTimeout, fmt.Errorf("not served in %v", servedTimeout))
-	defer cancel()
-	err := s.Node.Alive(limited, sess)
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(ctx.Err(), context.Canceled):
-		return context.Cause(ctx)
-	case limited.Err() != nil:
-		return nil
+	for {
+		err := s.Node.Alive(ctx, sess)
+		switch {
+		case err == nil || errors.Is(ctx.Err(), context.DeadlineExceeded):
+			return nil
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		}
+		if lost, err := s.Scheduler.Lost(ctx, sess.ID, sess.Epoch); err == nil && lost {
+			return notServed{sess.Claim.Node}
+		}
+		select {
+		case <-time.After(servedPause):
+		case <-ctx.Done():
+		}
 	}
-	s.Log.WarnContext(ctx, "a session's sandbox has not come up; making another", "session", sess.ID, "node", sess.Claim.Node, "err", err, "why", s.Scheduler.Explain(ctx, sess.ID, sess.Epoch))
-	return errNotServed
+}
+
+// abandon ends a session whose sandbox has not come up. The record goes at once, so
+// that it does not count any more.
+func (s *Service) abandon(ctx context.Context, sess *Session) error {
+	s.Forget(sess.ID)
+	ending, cancel := cleanup(ctx)
+	defer cancel()
+	if err := s.remove(ending, sess.ID); err != nil {
+		return fmt.Errorf("take back the record of %s: %w", sess.ID, err) // the reaper will
+	}
+	s.later(ctx, func(ctx context.Context) {
+		s.Log.WarnContext(ctx, "a session's sandbox has not come up", "session", sess.ID, "node", sess.Claim.Node, "why", s.Scheduler.Explain(ctx, sess.ID, sess.Epoch))
+		if err := s.release(ctx, sess.ID); err != nil {
+			s.Log.WarnContext(ctx, "undo create; the reaper will", "session", sess.ID, "err", err)
+		}
+	})
+	return nil
 }
 
 // record stores a new record, if the account may have one session more.

@@ -294,14 +294,16 @@ func TestCreateNotServed(t *testing.T) {
 	hangs := func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 	for name, test := range map[string]struct {
 		alive  func(ctx context.Context, asked int) error
+		lost   bool          // what does not answer has ended
 		gone   time.Duration // until the client goes away
 		starts int
 		fails  bool
 	}{
-		"once":         {func(_ context.Context, asked int) error { return []error{away, nil}[asked] }, 0, 2, false},
-		"never":        {func(context.Context, int) error { return away }, 0, 3, true},
-		"slow":         {func(ctx context.Context, _ int) error { return hangs(ctx) }, 0, 1, false},
-		"nobody waits": {func(ctx context.Context, _ int) error { return hangs(ctx) }, time.Second, 1, true},
+		"once":         {func(_ context.Context, asked int) error { return []error{away, nil}[asked] }, true, 0, 2, false},
+		"never":        {func(context.Context, int) error { return away }, true, 0, 3, true},
+		"comes back":   {func(_ context.Context, asked int) error { return []error{away, away, nil}[asked] }, false, 0, 1, false},
+		"slow":         {func(ctx context.Context, _ int) error { return hangs(ctx) }, false, 0, 1, false},
+		"nobody waits": {func(ctx context.Context, _ int) error { return hangs(ctx) }, false, time.Second, 1, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -309,6 +311,9 @@ func TestCreateNotServed(t *testing.T) {
 				var asked []string
 				w.node.alive = func(ctx context.Context, sess *frontend.Session) error {
 					asked = append(asked, sess.ID)
+					if test.lost {
+						w.scheduler.End(sess.ID, sess.Epoch)
+					}
 					return test.alive(ctx, len(asked)-1)
 				}
 				ctx, cancel := context.WithCancel(t.Context())

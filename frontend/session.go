@@ -6,6 +6,7 @@ package frontend
 import (
 	"cmp"
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -80,6 +81,8 @@ type Session struct {
 
 	// Version is the Store's, for compare-and-swap: 0 is a record not stored yet.
 	Version uint64 `json:"-"`
+	// Avoid are nodes that could not start it, of which others are to be preferred.
+	Avoid []string `json:"-"`
 	// Told is what its node has told of it; only lists ask, and nil is no answer.
 	Told *Info `json:"-"`
 }
@@ -120,10 +123,11 @@ func (s *Session) placed(c claim.Claim, now time.Time) *Session {
 	return &n
 }
 
-// anew is a session like this one, which never was, under another id.
-func (s *Session) anew(now time.Time) *Session {
+// anew is a session like this one, which could not be on a node, under another id.
+func (s *Session) anew(now time.Time, node string) *Session {
 	n := *s
 	n.ID, n.Version, n.Since = NewID(), 0, now
+	n.Avoid = append(slices.Clone(s.Avoid), node)
 	return &n
 }
 

@@ -236,6 +236,9 @@ func (a *Agent) answerLast(open []*instance) {
 // errPluginStops ends what serves a sandbox, not the sandbox.
 var errPluginStops = errors.New("the driver plugin is stopping")
 
+// undoTimeout bounds the end of a sandbox that came up in vain. Sweep ends what is left.
+const undoTimeout = 20 * time.Second
+
 // Start implements driver.Runtime.
 func (a *Agent) Start(ctx context.Context, task *driver.Task) (driver.Instance, error) {
 	begin := time.Now()
@@ -279,7 +282,9 @@ func (a *Agent) start(ctx context.Context, task *driver.Task) (*instance, error)
 		err = i.startMain(ctx)
 	}
 	if err != nil {
-		return nil, errors.Join(err, i.Destroy(context.WithoutCancel(ctx)), a.cameToNothing(ctx, task))
+		ending, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), undoTimeout, fmt.Errorf("not undone in %s", undoTimeout))
+		defer cancel()
+		return nil, errors.Join(err, i.Destroy(ending), a.cameToNothing(ctx, task))
 	}
 	metrics.Stage(kind, "serve", begin)
 	return i, nil

@@ -67,7 +67,8 @@ func launch(args []string) (int, error) {
 		},
 	}
 	for fd := range keptFD + 1 {
-		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil { // the last may be missing
+		// The last may be missing. Go's runtime opens files, too, to be closed on exec.
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
 			attr.Files = append(attr.Files, uintptr(fd))
 		}
 	}

@@ -56,6 +56,7 @@ func TestScheduler(t *testing.T) {
 	sess := frontendtest.Session("a")
 	sess.Limits = frontend.Limits{Memory: 2048, CPU: 0.5, Timeout: 60, Disk: 4096}
 	sess.Epoch = 3
+	sess.Avoid = []string{"00000000-0000-0000-0000-000000000000"}
 	if err := s.Start(ctx, sess); err != nil {
 		t.Fatal(err)
 	}
@@ -71,6 +72,9 @@ func TestScheduler(t *testing.T) {
 			t.Fatal(err)
 		}
 		checkJob(t, job, sess, label)
+		if a := job.Affinities; len(a) != 1 || a[0].RTarget != sess.Avoid[0] || *a[0].Weight != -100 {
+			t.Errorf("affinities %+v", a)
+		}
 	})
 	t.Run("list", func(t *testing.T) {
 		stranger, err := client.Jobs().ParseHCL(`job "ses-0000000000000000000a" {

@@ -115,6 +115,10 @@ func (t *template) stamp(s *frontend.Session) (*api.Job, error) {
 	}
 	job.Meta[metaSession], job.Meta[metaEpoch] = s.ID, strconv.FormatUint(s.Epoch, 10)
 
+	for _, node := range s.Avoid {
+		job.Affinities = append(job.Affinities, api.NewAffinity("${node.unique.id}", "=", node, -100))
+	}
+
 	task := job.TaskGroups[0].Tasks[0]
 	if task.Config == nil {
 		task.Config = map[string]any{}
