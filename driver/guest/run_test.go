@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -97,6 +98,36 @@ func TestRunnerThatDiedIsReplaced(t *testing.T) {
 	b.eventually("end of the runner", func() bool { return gone(pid) })
 	if r := b.code("x", "console.log(1)", nil).finish(); r.stdout != "1\n" || r.code != 0 {
 		t.Errorf("result: %+v", r)
+	}
+}
+
+// TestRunnerThatDiedUnreaped is TestRunnerThatDiedIsReplaced with code that comes before
+// init has reaped the runner.
+func TestRunnerThatDiedUnreaped(t *testing.T) {
+	b := newBox(t)
+	pid := b.prepare("x", nil)
+	runtime.LockOSThread() // a tracer is a thread
+	defer runtime.UnlockOSThread()
+	// A parent cannot reap what is traced before its tracer has.
+	if err := unix.PtraceSeize(pid); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = unix.Wait4(pid, nil, 0, nil) }() // now init can
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		t.Fatal(err)
+	}
+	c := b.code("x", "console.log(1)", nil)
+	if now := c.await(wire.EventStarted).Pid; now == pid || gone(pid) {
+		t.Errorf("it runs in %d; the runner that has died is %d, reaped: %t", now, pid, gone(pid))
+	}
+	if r := c.finish(); r.stdout != "1\n" || r.code != 0 {
+		t.Errorf("result: %+v", r)
+	}
+	if names := b.visible(); len(names) != 0 {
+		t.Errorf("%v is left", names)
 	}
 }
 

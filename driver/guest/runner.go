@@ -201,13 +201,12 @@ func (s *server) run(r *runner, req *wire.Request) (*execution, error) {
 		return s.runFresh(r, env, req)
 	}
 	b.x.label = req.Label
-	err := b.entry.write(*req.Code)
-	if err == nil {
-		err = b.open()
-	}
-	if err != nil {
+	if err := b.entry.write(*req.Code); err != nil {
 		s.endBun(b)
 		return nil, err
+	}
+	if b.open() != nil {
+		return s.runFresh(r, env, req) // it has just died, and has run nothing
 	}
 	s.follow(b.x, b)
 	return b.x, nil
