@@ -213,7 +213,7 @@ func startConsul(t *testing.T) string {
 	})
 	client, err := api.NewClient(&api.Config{Address: address})
 	must.NoError(t, err)
-	eventually(t, "Consul has a leader", func() bool {
+	within(t, time.Minute, "Consul has a leader", func() bool {
 		leader, err := client.Status().Leader()
 		return err == nil && leader != ""
 	})

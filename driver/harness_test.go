@@ -7,7 +7,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"net/netip"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,7 +15,6 @@ import (
 	"slices"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -101,16 +100,28 @@ func sandboxConfig(t *testing.T) map[string]any {
 	slices.SortFunc(roots, func(a, b string) int { return modified(t, a).Compare(modified(t, b)) })
 	init, err := buildInit()
 	must.NoError(t, err)
-	n := pools.Add(1)
-	pool := netip.AddrFrom4([4]byte{198, 19, byte(128 + n/32), byte(n % 32 * 8)})
 	return map[string]any{
 		"rootfs":  roots[len(roots)-1],
 		"init":    init,
-		"network": map[string]any{"pool": fmt.Sprintf("%s/29", pool)},
+		"network": map[string]any{"pool": freePool(t)},
 	}
 }
 
-var pools atomic.Uint32
+// freePool returns a range of addresses that no other test of this machine uses, also of
+// the node agent's, which take theirs by the same names.
+func freePool(t *testing.T) string {
+	t.Helper()
+	for n := 128; n < 256; n++ {
+		l, err := net.Listen("unix", fmt.Sprintf("@buntime-test-pool-%d", n))
+		if err != nil {
+			continue
+		}
+		t.Cleanup(func() { l.Close() })
+		return fmt.Sprintf("198.19.%d.0/29", n)
+	}
+	t.Fatal("no range of addresses is free")
+	return ""
+}
 
 func modified(t *testing.T, path string) time.Time {
 	t.Helper()
@@ -366,7 +377,12 @@ func (p *plugin) result(t *testing.T, id string) *drivers.ExitResult {
 // eventually waits for what only polling can tell.
 func eventually(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !done(); time.Sleep(5 * time.Millisecond) {
+	within(t, 10*time.Second, what, done)
+}
+
+func within(t *testing.T, limit time.Duration, what string, done func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(limit); !done(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("never happened: %s", what)
 		}

@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -57,14 +58,23 @@ func tool(t testing.TB, name string, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
+// given are the addresses that freeAddress has returned: the kernel may name one again as
+// soon as nobody listens there.
+var given sync.Map
+
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		address := l.Addr().String()
+		l.Close()
+		if _, again := given.LoadOrStore(address, true); !again {
+			return address
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func newConfig(t testing.TB) *driver.Config {
@@ -124,7 +134,8 @@ type fixtureOptions struct {
 	without                     []sandbox.Layer
 	change                      func(*driver.Task)
 	configure                   func(*driver.Config)
-	rootfs                      string // default: a directory
+	opened                      func(*Agent) // before there is a session
+	rootfs                      string       // default: a directory
 }
 
 func newFixtureWith(t testing.TB, without []sandbox.Layer, change func(*driver.Task)) *fixture {
@@ -152,6 +163,10 @@ func newFixtureOf(t testing.TB, o fixtureOptions) *fixture {
 	a, err := open(context.Background(), config, log, o.without)
 	if err != nil {
 		t.Fatal(err)
+	}
+	a.stock.short = func() bool { return false } // whatever else this machine does
+	if o.opened != nil {
+		o.opened(a)
 	}
 	f := &fixture{agent: a, config: config, task: &driver.Task{
 		ID: "alloc/session/1", AllocID: fmt.Sprintf("test-%d", time.Now().UnixNano()), Name: "session",
@@ -280,9 +295,9 @@ func TestRestart(t *testing.T) {
 // ended command runs, and a server that is older than its time-out.
 func TestRestartKeepsWhatACommandLeft(t *testing.T) {
 	f := newFixture(t)
-	server := f.run(t, map[string]any{"timeout": 1, "code": "Bun.serve({port: 8080, fetch: () => new Response('x')})"})
+	server := f.run(t, map[string]any{"timeout": 5, "code": "Bun.serve({port: 8080, fetch: () => new Response('x')})"})
 	f.run(t, map[string]any{"command": "nohup sleep 1000 >/dev/null 2>&1 &"})
-	<-time.After(1100 * time.Millisecond) // the server's time-out
+	<-time.After(5100 * time.Millisecond) // the server's time-out
 	var before, after struct{ Processes []Process }
 	f.call(t, "GET", "/v1/processes", nil, &before)
 	if len(before.Processes) != 2 {
@@ -353,7 +368,8 @@ func TestLastAnswers(t *testing.T) {
 	f.run(t, map[string]any{"code": "1"})
 	done := make(chan Result, 1)
 	go func() {
-		done <- f.run(t, map[string]any{"command": "touch begun; sleep 0.2; echo done"})
+		defer close(done) // also when run fails
+		done <- f.run(t, map[string]any{"command": "touch begun; sleep 0.05; echo done"})
 	}()
 	for deadline := time.Now().Add(10 * time.Second); f.call(t, "GET", "/v1/files/read?path=begun", nil, nil) != 200; {
 		if time.Now().After(deadline) {
@@ -372,7 +388,7 @@ func TestLastAnswers(t *testing.T) {
 // TestExpiry wants the node to end a session by itself when its time has come,
 // with nobody asking, and as a success.
 func TestExpiry(t *testing.T) {
-	ttl := 4 * time.Second // long enough to execute something on a busy machine
+	ttl := 12 * time.Second // long enough to execute something on a busy machine
 	if os.Getenv("BUNTIME_TEST_VM") != "" {
 		ttl = 15 * time.Second // a sandbox takes seconds to start there
 	}

@@ -268,6 +268,7 @@ func TestSleepWhileInUse(t *testing.T) {
 	f := newFixture(t)
 	result := make(chan Result, 1)
 	go func() {
+		defer close(result) // also when call fails
 		var r Result
 		f.call(t, "POST", "/v1/execute", map[string]any{"executionId": "long", "code": "console.log('begun'); await Bun.write('begun', ''); await Bun.sleep(1e6)"}, &r)
 		result <- r
@@ -326,7 +327,7 @@ func TestSleepWithoutStore(t *testing.T) {
 
 // TestSleepBySelf goes from use to deep sleep with nobody asking for it.
 func TestSleepBySelf(t *testing.T) {
-	f := newFixtureOf(t, fixtureOptions{idleAfter: 200 * time.Millisecond, sleepAfter: 1500 * time.Millisecond})
+	f := newFixtureOf(t, fixtureOptions{idleAfter: 200 * time.Millisecond, sleepAfter: 5 * time.Second})
 	f.run(t, map[string]any{"command": "echo kept >file"})
 	f.awaitIdle(t)
 	if next := f.info(t).NextTransition; next == nil || next.To != lifeAsleep {
@@ -551,21 +552,23 @@ func TestKeyOnNode(t *testing.T) {
 // TestSnapshotsTakeTurns: checkpoints and sleeps that nobody waits for are made a few at
 // a time on a node, and a sleep that somebody asks for does not wait for them.
 func TestSnapshotsTakeTurns(t *testing.T) {
-	f := newFixtureOf(t, fixtureOptions{checkpointEvery: 50 * time.Millisecond, idleAfter: 50 * time.Millisecond, sleepAfter: 100 * time.Millisecond})
-	saves := f.agent.(*Agent).saves
-	for range nodeSaves {
-		saves <- struct{}{} // others of the node
+	others := func(a *Agent) {
+		for range nodeSaves {
+			a.saves <- struct{}{}
+		}
 	}
+	f := newFixtureOf(t, fixtureOptions{checkpointEvery: 50 * time.Millisecond, idleAfter: 50 * time.Millisecond, sleepAfter: 100 * time.Millisecond, opened: others})
 	i := f.instance.(*instance)
 	for deadline := time.Now().Add(10 * time.Second); !i.sleepy.Load(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the session does not want to sleep by itself")
 		}
 	}
+	time.Sleep(500 * time.Millisecond) // without turns, it would be asleep by now
 	if rest, _, _ := f.task.Rests.Load(t.Context(), 1); !rest.Snapshot.IsZero() {
 		t.Error("a snapshot was taken out of turn")
 	}
-	<-saves
+	<-f.agent.(*Agent).saves
 	select {
 	case <-i.box.Done():
 	case <-time.After(10 * time.Second):
@@ -575,10 +578,7 @@ func TestSnapshotsTakeTurns(t *testing.T) {
 		t.Errorf("noted: %+v", rest)
 	}
 
-	asked := newFixture(t)
-	for range nodeSaves {
-		asked.agent.(*Agent).saves <- struct{}{}
-	}
+	asked := newFixtureOf(t, fixtureOptions{opened: others})
 	if code := asked.call(t, "POST", "/v1/sleep", map[string]any{"state": lifeAsleep}, nil); code != http.StatusOK {
 		t.Errorf("sleep: status %d", code)
 	}

@@ -377,9 +377,11 @@ func TestIdle(t *testing.T) {
 		},
 	} {
 		f.awaitIdle(t)
+		life := f.instance.(*instance).session.life
+		_, before, _, _ := life.look()
 		use()
-		if state := f.info(t).State; state != lifeActive {
-			t.Errorf("after %s the session is %s", name, state)
+		if _, after, _, _ := life.look(); !after.After(before) {
+			t.Errorf("after %s the session was last active at %v, as before it", name, after)
 		}
 	}
 }

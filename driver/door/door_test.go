@@ -23,7 +23,7 @@ import (
 )
 
 // quick is for tests: what takes longer takes too long.
-var quick = door.Limits{Head: 300 * time.Millisecond, Idle: 10 * time.Second, Stall: 300 * time.Millisecond}
+var quick = door.Limits{Head: 2 * time.Second, Idle: 10 * time.Second, Stall: 300 * time.Millisecond}
 
 // late is when a test gives up waiting for what has to happen.
 const late = 30 * time.Second
@@ -98,8 +98,7 @@ func (s *served) dial(t *testing.T) net.Conn {
 }
 
 // exchange sends text and returns what comes until the server closes the
-// connection, or nothing has come for
-// some seconds.
+// connection, or nothing has come for longer than quick allows a head to take.
 func (s *served) exchange(t *testing.T, text string) (answer string, closed bool) {
 	t.Helper()
 	c, err := net.Dial("tcp", s.address)
@@ -114,7 +113,7 @@ func (s *served) exchange(t *testing.T, text string) (answer string, closed bool
 	var b strings.Builder
 	buf := make([]byte, 4096)
 	for {
-		_ = c.SetReadDeadline(time.Now().Add(3 * time.Second))
+		_ = c.SetReadDeadline(time.Now().Add(6 * time.Second))
 		n, err := c.Read(buf)
 		b.Write(buf[:n])
 		if err != nil {

@@ -113,12 +113,12 @@ func TestExecDiesWithItsConnection(t *testing.T) {
 func TestMainProcess(t *testing.T) {
 	b := newBox(t)
 	out, errs := tempFile(t), tempFile(t)
-	c := b.request(wire.Request{
-		Op: wire.OpMain, ID: "main", Argv: []string{"sh", "-c", "cat; echo out; echo err >&2; read x < fifo; exit 9"}, Dir: b.workspace,
-	}, out, errs)
 	if err := unix.Mkfifo(b.workspace+"/fifo", 0o666); err != nil {
 		t.Fatal(err)
 	}
+	c := b.request(wire.Request{
+		Op: wire.OpMain, ID: "main", Argv: []string{"sh", "-c", "cat; echo out; echo err >&2; read x < fifo; exit 9"}, Dir: b.workspace,
+	}, out, errs)
 	pid := c.await(wire.EventStarted).Pid
 	if e := b.list()["main"]; e.Pid != pid || e.State != stateRunning {
 		t.Errorf("listed as %+v", e)

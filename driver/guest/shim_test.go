@@ -81,6 +81,8 @@ func TestJoin(t *testing.T) {
 	if len(files) == 0 {
 		t.Fatal("this machine has no cgroups")
 	}
+	seen := b.root + "/seen"                  // until it is there, the process stays
+	t.Cleanup(func() { b.write("seen", "") }) // also for a check that gave up
 	check := func(c *client) {
 		t.Helper()
 		pid := c.await(wire.EventStarted).Pid
@@ -88,23 +90,27 @@ func TestJoin(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		b.write("seen", "")
 		for _, line := range want {
 			if !strings.Contains(string(text), line+"\n") {
 				t.Errorf("no %q in\n%s", line, text)
 			}
 		}
 		r := c.finish()
+		if err := os.Remove(seen); err != nil {
+			t.Fatal(err)
+		}
 		for line := range strings.Lines(r.stdout) {
 			if strings.Contains(line, name) {
 				t.Errorf("the process sees the host's %q", line)
 			}
 		}
 	}
-	const script = "cat /proc/self/cgroup; sleep 0.2"
+	script := "cat /proc/self/cgroup; until [ -e " + seen + " ]; do sleep 0.01; done"
 	check(b.request(wire.Request{Op: wire.OpRun, ID: "x", Argv: []string{"sh", "-c", script}}, files...))
 	// A runner, and a fresh Bun in its place.
 	for id, env := range map[string]map[string]string{"warm": nil, "cold": {"A": "B"}} {
 		b.request(wire.Request{Op: wire.OpPrepare, ID: id, Dir: b.workspace}, files...).await(wire.EventReady)
-		check(b.code(id, "console.log(require('fs').readFileSync('/proc/self/cgroup', 'utf8')); await Bun.sleep(200);", env))
+		check(b.code(id, fmt.Sprintf("console.log(require('fs').readFileSync('/proc/self/cgroup', 'utf8')); while (!(await Bun.file(%q).exists())) await Bun.sleep(10);", seen), env))
 	}
 }

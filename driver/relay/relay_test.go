@@ -515,6 +515,9 @@ func TestAttend(t *testing.T) {
 	if status, body, _ := client.ask(t, get); status != 502 || !strings.Contains(body, lost.Error()) {
 		t.Errorf("%d %s", status, body)
 	}
+	for deadline := time.Now().Add(patience); len(a.seen()) == 0 && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond) // it may come to read it later
+	}
 	if n := len(a.seen()); n != 1 {
 		t.Errorf("the app got %d requests", n)
 	}
