@@ -272,7 +272,7 @@ func TestCreateUnderWay(t *testing.T) {
 	for w.store.Receipts() == 0 {
 		time.Sleep(time.Millisecond)
 	}
-	second, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	second, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	r := send(second)
 	f := r.refused(503, "service_unavailable")

@@ -82,7 +82,7 @@ func (w *world) runs42() (killed chan struct{}) {
 				<-killed
 			}
 			// The official client loses what it is told in one piece with the answer.
-			time.Sleep(200 * time.Millisecond)
+			time.Sleep(time.Second)
 			fmt.Fprint(rw, result)
 		case "/v1/processes":
 			mu.Lock()

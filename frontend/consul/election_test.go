@@ -206,18 +206,19 @@ func (c *child) endGently() {
 	}
 }
 
-// TestTakeOver: how long nobody leads after each kind of end.
+// TestTakeOver: how long nobody leads after each kind of end. A gentle one takes some
+// milliseconds, of which a busy machine can make seconds now and then.
 func TestTakeOver(t *testing.T) {
 	for _, end := range []struct {
-		name string
-		most time.Duration
-		do   func(*child)
+		name         string
+		median, most time.Duration
+		do           func(*child)
 		// killed: it could not clear up.
 		killed bool
 	}{
-		{"gently", 500 * time.Millisecond, func(c *child) { go c.stdin.Close() }, false},
-		{"killed", 5 * time.Second, func(c *child) { c.signal(syscall.SIGKILL) }, true},
-		{"stopped", 5 * time.Second, func(c *child) { c.signal(syscall.SIGSTOP) }, true},
+		{"gently", 500 * time.Millisecond, 5500 * time.Millisecond, func(c *child) { go c.stdin.Close() }, false},
+		{"killed", 5 * time.Second, 5 * time.Second, func(c *child) { c.signal(syscall.SIGKILL) }, true},
+		{"stopped", 5 * time.Second, 5 * time.Second, func(c *child) { c.signal(syscall.SIGSTOP) }, true},
 	} {
 		t.Run(end.name, func(t *testing.T) {
 			t.Parallel()
@@ -242,8 +243,8 @@ func TestTakeOver(t *testing.T) {
 			}
 			slices.Sort(took)
 			t.Logf("taken over after %v", took)
-			if most := took[turns-1]; most > end.most {
-				t.Errorf("it took %v, want at most %v", most, end.most)
+			if median, most := took[turns/2], took[turns-1]; median > end.median || most > end.most {
+				t.Errorf("it took %v, at most %v; want %v, at most %v", median, most, end.median, end.most)
 			}
 			leader.endGently()
 			if !end.killed || end.name == "stopped" {
@@ -302,11 +303,14 @@ func TestConsulHangs(t *testing.T) {
 			return
 		}
 		hangs.Store(true)
-		const busy = 500 * time.Millisecond // what a busy machine adds
 		begin := time.Now()
+		// What a busy machine adds to any timer of this process is not held against it.
+		due := make(chan time.Time, 1)
+		time.AfterFunc(3*time.Second, func() { due <- time.Now() })
 		<-lead.Done()
-		if took := time.Since(begin); took > 3*time.Second+busy {
-			t.Errorf("it led for %v without Consul", took)
+		ended := time.Now()
+		if late := ended.Sub(<-due); late > 500*time.Millisecond {
+			t.Errorf("it led for %v without Consul, %v longer than 3 s take here", ended.Sub(begin), late)
 		}
 		time.AfterFunc(5*time.Second, func() {
 			hangs.Store(false)
@@ -325,14 +329,15 @@ func TestNoConsul(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 1200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
 	defer cancel()
 	begin := time.Now()
 	e.Lead(ctx, func(context.Context) { t.Error("it leads") })
-	if took := time.Since(begin); took > 2*time.Second {
+	if took := time.Since(begin); took > 10*time.Second {
 		t.Errorf("it ended after %v", took)
 	}
-	if !errors.Is(ctx.Err(), context.DeadlineExceeded) || strings.Count(log.String(), "trying again") != 2 {
-		t.Errorf("it was not tried twice: %s", log.String())
+	// At once, and after 0.5, 1 and 2 s more.
+	if tries := strings.Count(log.String(), "trying again"); !errors.Is(ctx.Err(), context.DeadlineExceeded) || tries < 2 || tries > 4 {
+		t.Errorf("it was tried %d times: %s", tries, log.String())
 	}
 }

@@ -103,7 +103,7 @@ func TestNobodyThere(t *testing.T) {
 	if err := store.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("got %v", err)
 	}
-	if took := time.Since(begin); took > time.Second {
+	if took := time.Since(begin); took > 10*time.Second {
 		t.Errorf("it took %v", took)
 	}
 }

@@ -186,17 +186,24 @@ func get(url string) (string, error) {
 	return strings.TrimSpace(string(body)), err
 }
 
+// given are the ports that were returned: the kernel may name one again before the server
+// it is for has it.
+var given sync.Map
+
 // ports are some that were free a moment ago.
 func ports(t testing.TB, n int) []int {
 	t.Helper()
 	var out []int
-	for range n {
+	for len(out) < n {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer l.Close()
-		out = append(out, l.Addr().(*net.TCPAddr).Port)
+		port := l.Addr().(*net.TCPAddr).Port
+		if _, again := given.LoadOrStore(port, true); !again {
+			out = append(out, port)
+		}
 	}
 	return out
 }
