@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -235,4 +236,39 @@ func (s sessionsOf) Put(key string, state *tls.ClientSessionState) {
 func Refused(err error) bool {
 	op, ok := errors.AsType[*net.OpError](err)
 	return ok && op.Op == "remote error" && strings.Contains(op.Err.Error(), "certificate")
+}
+
+// Telling makes connections over which a request says that it was refused also where the
+// transport has heard of that, and closed the connection, before it could be written.
+func Telling(dial DialFunc) DialFunc {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &telling{Conn: conn}, nil
+	}
+}
+
+type telling struct {
+	net.Conn
+	refused atomic.Pointer[error]
+}
+
+// Read implements net.Conn.
+func (t *telling) Read(p []byte) (int, error) {
+	n, err := t.Conn.Read(p)
+	if err != nil && Refused(err) {
+		t.refused.Store(&err)
+	}
+	return n, err
+}
+
+// Write implements net.Conn.
+func (t *telling) Write(p []byte) (int, error) {
+	n, err := t.Conn.Write(p)
+	if why := t.refused.Load(); err != nil && why != nil {
+		err = *why
+	}
+	return n, err
 }

@@ -91,7 +91,7 @@ func serve(t *testing.T, config *tls.Config) (address string, resumed *atomic.In
 
 // ask sends a request over a connection of its own.
 func ask(c *credentials.Certificates, name, address string) error {
-	t := &http.Transport{DisableKeepAlives: true, DialContext: c.Dial(new(net.Dialer).DialContext, name)}
+	t := &http.Transport{DisableKeepAlives: true, DialContext: credentials.Telling(c.Dial(new(net.Dialer).DialContext, name))}
 	res, err := t.RoundTrip(httptest.NewRequest(http.MethodGet, "http://"+address+"/", nil))
 	if err != nil {
 		return err
@@ -136,7 +136,18 @@ func TestRoles(t *testing.T) {
 			t.Errorf("a proxy where front-ends may come: %v", err)
 		}
 	}
-	err := ask(frontend, credentials.FrontEnd, address)
+	told, err := credentials.Telling(proxy.Dial(new(net.Dialer).DialContext, credentials.Node))(t.Context(), "tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := told.Read(make([]byte, 1)); !credentials.Refused(err) {
+		t.Errorf("a proxy that waits: %v", err)
+	}
+	told.Close()
+	if _, err := told.Write([]byte("GET")); !credentials.Refused(err) {
+		t.Errorf("a proxy that goes on: %v", err)
+	}
+	err = ask(frontend, credentials.FrontEnd, address)
 	if op, ok := errors.AsType[*net.OpError](err); !ok || op.Op != "dial" || !strings.Contains(err.Error(), "not frontend.buntime") {
 		t.Errorf("a node as a front-end: %v", err)
 	}

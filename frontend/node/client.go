@@ -68,7 +68,7 @@ func NewClient(secret []byte) *Client {
 // Secure has the calls of a client that is not in use yet made over TLS, with nodes that
 // show a certificate of theirs.
 func (c *Client) Secure(certs *credentials.Certificates) {
-	c.http = NewTransport(certs.Dial(c.dial, credentials.Node))
+	c.http = NewTransport(credentials.Telling(certs.Dial(c.dial, credentials.Node)))
 }
 
 const (
