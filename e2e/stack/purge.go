@@ -5,9 +5,13 @@ package stack
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+
+	"golang.org/x/sys/unix"
 
 	nomad "github.com/hashicorp/nomad/api"
 )
@@ -76,8 +80,44 @@ func (c *Client) collect(ctx context.Context) error {
 	if !c.Agent.answers() {
 		return nil
 	}
-	_, err := c.stack.get(ctx, c.url+"/v1/client/gc")
-	return err
+	if _, err := c.stack.get(ctx, c.url+"/v1/client/gc"); err != nil {
+		return err
+	}
+	return c.finish()
+}
+
+// givenUp is what a client says of an allocation's directory that it does not try to
+// remove again.
+var givenUp = regexp.MustCompile(`failed to remove alloc dir "([^"]+)"`)
+
+// finish removes the directories that the client has given up. A task's secrets are a
+// file system with a socket of the client's in it, which is in use for a moment more where
+// the client is starting another process just then. What a sandbox still uses stays.
+func (c *Client) finish() error {
+	log, err := os.ReadFile(c.Agent.process.log)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, found := range givenUp.FindAllSubmatch(log, -1) {
+		dir := string(found[1])
+		if filepath.Dir(dir) != filepath.Join(c.stack.Dir, c.Name, allocsIn) {
+			continue
+		}
+		secrets, err := filepath.Glob(filepath.Join(dir, "*", "secrets"))
+		errs = append(errs, err)
+		for _, mount := range secrets {
+			if err := unix.Unmount(mount, unix.UMOUNT_NOFOLLOW); err != nil && !errors.Is(err, unix.EINVAL) { // EINVAL: it is none
+				errs = append(errs, fmt.Errorf("unmount %s, which the client has given up: %w", mount, err))
+			}
+		}
+		mounted, err := (&debris{dirs: []string{dir}}).mounts()
+		if err == nil && len(mounted) == 0 { // what is mounted is not to be emptied
+			err = os.RemoveAll(dir)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // allocsIn is where in its directory a client has its allocations.
