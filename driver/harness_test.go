@@ -7,7 +7,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,6 +29,7 @@ import (
 
 	"github.com/buntime/buntime/driver"
 	"github.com/buntime/buntime/driver/agent"
+	"github.com/buntime/buntime/driver/sandbox/network/networktest"
 )
 
 // runtimes are what the tests of this package run over. The first is what
@@ -103,24 +103,8 @@ func sandboxConfig(t *testing.T) map[string]any {
 	return map[string]any{
 		"rootfs":  roots[len(roots)-1],
 		"init":    init,
-		"network": map[string]any{"pool": freePool(t)},
+		"network": map[string]any{"pool": networktest.FreePool(t).String()},
 	}
-}
-
-// freePool returns a range of addresses that no other test of this machine uses, also of
-// the node agent's, which take theirs by the same names.
-func freePool(t *testing.T) string {
-	t.Helper()
-	for n := 128; n < 256; n++ {
-		l, err := net.Listen("unix", fmt.Sprintf("@buntime-test-pool-%d", n))
-		if err != nil {
-			continue
-		}
-		t.Cleanup(func() { l.Close() })
-		return fmt.Sprintf("198.19.%d.0/29", n)
-	}
-	t.Fatal("no range of addresses is free")
-	return ""
 }
 
 func modified(t *testing.T, path string) time.Time {

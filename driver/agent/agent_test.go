@@ -11,7 +11,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,6 +25,7 @@ import (
 	"github.com/buntime/buntime/driver/claim"
 	"github.com/buntime/buntime/driver/door"
 	"github.com/buntime/buntime/driver/sandbox"
+	"github.com/buntime/buntime/driver/sandbox/network/networktest"
 	"github.com/buntime/buntime/driver/snapshot/backend"
 )
 
@@ -90,28 +90,12 @@ func newConfig(t testing.TB) *driver.Config {
 		Init: filepath.Join(root(t), "out/libexec/buntime-init"), StateDir: state,
 		Restorer:   filepath.Join(root(t), "out/libexec/buntime-restorer"),
 		NodeSecret: []byte(testSecret),
-		Network:    driver.NetworkConfig{Pool: freePool(t)},
+		Network:    driver.NetworkConfig{Pool: networktest.FreePool(t)},
 		Store:      backend.Config{Dir: filepath.Join(state, "store")},
 		Defaults:   driver.LimitDefaults{DiskMB: 256},
 
 		RunnerMemory: 256 << 20,
 	}
-}
-
-// freePool returns a range of addresses that no other test of this machine uses. A
-// name in the abstract namespace is held for it, which goes with the process.
-func freePool(t testing.TB) netip.Prefix {
-	t.Helper()
-	for n := 128; n < 256; n++ {
-		l, err := net.Listen("unix", fmt.Sprintf("@buntime-test-pool-%d", n))
-		if err != nil {
-			continue
-		}
-		t.Cleanup(func() { l.Close() })
-		return netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 19, byte(n), 0}), 24)
-	}
-	t.Fatal("no range of addresses is free")
-	return netip.Prefix{}
 }
 
 func newFixture(t testing.TB) *fixture {
